@@ -1,0 +1,24 @@
+"""What a negator is: a true-looking response in, responses with the opposite or a wrong content out, with the changed span."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from distill.records import Prompt, Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negation:
+    """A changed response; spans mark what was changed, in the new text's code points."""
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+class Negator(ABC):
+    """Turns a response into its negation or a wrong variant; an empty list means that it cannot, and why is its caller's to count."""
+
+    @abstractmethod
+    def negate(self, prompt: Prompt, response: str, seed: int = 0) -> list[Negation]:
+        """Zero or more changed responses, best first; the same seed gives the same list."""

@@ -1,0 +1,93 @@
+"""What a teacher can do, over strings and messages: generate, score, or serve its distribution."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from distill.records import Prompt
+
+if TYPE_CHECKING:
+    from distill.objectives.base import TeacherSignal
+    from distill.rows import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to draw completions. Everything in it changes the text, so everything in it is part of a cache key.
+
+    temperature 0 is greedy. max_tokens counts generated tokens, end of turn included. A completion ends before the first of
+    `stop`. `avoid_start` lists texts that a completion must not begin with: the first token of each is impossible at the
+    first step (used to ask for the best answer of a model that would rather abstain). The seed fixes the draw for each
+    prompt on its own: a prompt's samples do not depend on which other prompts share its batch.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 64
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    avoid_start: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One generated response, as the text that follows the prompt exactly (a leading space belongs to it).
+
+    log_prob: nats, sum over generated tokens (the end of turn included where reached) under the model's own distribution at
+    temperature 1, before any truncation or ban; None where the backend cannot say. finish: "stop" or "length".
+    """
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"]
+    log_prob: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """log p of each token of a response given its prompt (nats, text order); `tokens` are their texts, the end of turn excluded."""
+
+    tokens: tuple[str, ...]
+    log_probs: tuple[float, ...]
+
+    @property
+    def log_prob(self) -> float:
+        """Log-probability of the whole response (nats)."""
+        return float(sum(self.log_probs))
+
+
+class Teacher(ABC):
+    """Common to all capabilities: a stable identity, so that a cache knows when the same question has the same answer."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """JSON-able facts that change the output (model, revision or weights hash, precision), never secrets, paths or concurrency."""
+
+
+class Generator(Teacher):
+    """Writes completions."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in order."""
+
+
+class Scorer(Teacher):
+    """Says how probable given responses are."""
+
+    @abstractmethod
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenScores]:
+        """One TokenScores for each (prompt, response) pair, in order."""
+
+
+class LogitTeacher(Teacher):
+    """Serves its next-token distribution at the supervised positions of a batch."""
+
+    @abstractmethod
+    def signal(self, batch: Batch) -> TeacherSignal:
+        """The distribution at each supervised position, on the batch's device."""
