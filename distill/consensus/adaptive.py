@@ -24,7 +24,14 @@ class AdaptiveSamples:
 
 
 def settled(
-    count: int, drawn: int, full: int, labeller: ConsensusLabeller, *, rule: Rule = "certain", most: int | None = None, sure: float = 0.95
+    count: int,
+    drawn: int,
+    full: int,
+    labeller: ConsensusLabeller,
+    *,
+    rule: Rule = "certain",
+    most: int | None = None,
+    sure: float = 0.95,
 ) -> bool:
     """Whether the label at `full` samples is known after `drawn`, of which `count` agree.
 
@@ -49,7 +56,9 @@ def settled(
     return drawn > 0 and same >= sure
 
 
-def samples_settled(samples: Sequence[Completion], full: int, labeller: ConsensusLabeller, *, rule: Rule = "certain", sure: float = 0.95) -> bool:
+def samples_settled(
+    samples: Sequence[Completion], full: int, labeller: ConsensusLabeller, *, rule: Rule = "certain", sure: float = 0.95
+) -> bool:
     """`settled` for one question's samples, with the bounds that its clusters and the labeller's equivalence allow.
 
     Under a transitive equivalence the largest final cluster is at most the largest one plus all samples to come; otherwise one
@@ -93,7 +102,9 @@ def sample_until_settled(
             break
         more = generator.generate([prompts[i] for i in waiting], replace(sampling, n=size, skip=sampling.skip + done))
         if [len(completions) for completions in more] != [size] * len(waiting):
-            raise TeacherError(f"asked for {size} completions for each of {len(waiting)} prompts, got {[len(c) for c in more][:10]} ...")
+            raise TeacherError(
+                f"asked for {size} completions for each of {len(waiting)} prompts, got {[len(c) for c in more][:10]} ..."
+            )
         for index, completions in zip(waiting, more, strict=True):
             drawn[index].extend(completions)
         done += size

@@ -20,9 +20,8 @@ class Equivalence(ABC):
     def same(self, first: str, second: str) -> bool:
         """True where the two answers are the same answer. Reflexive and symmetric; clustering makes it transitive."""
 
-    def prepare(self, answers: Sequence[str]) -> None:
-        """Told all answers before they are compared in pairs, so that a model can take them as one batch. Does nothing by default."""
-        del answers
+    def prepare(self, answers: Sequence[str]) -> None:  # noqa: B027 - optional by design: most equivalences have nothing to prepare
+        """Told all answers before they are compared in pairs, so that a model can take them as one batch; by default ignored."""
 
     @property
     def transitive(self) -> bool:

@@ -43,7 +43,9 @@ class EmbeddingMatch(Equivalence):
         """Embed all wordings not seen before, as one batch."""
         wanted = [wording for wording in dict.fromkeys(map(normalise, answers)) if wording and wording not in self._vectors]
         if wanted:
-            vectors = _encoder(self.model).encode(wanted, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+            vectors = _encoder(self.model).encode(
+                wanted, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+            )
             self._vectors.update(zip(wanted, (tuple(map(float, vector)) for vector in vectors), strict=True))
 
     def same(self, first: str, second: str) -> bool:

@@ -68,7 +68,9 @@ class ConsensusLabeller(Labeller):
     def __post_init__(self) -> None:
         """Refuse settings under which no rule or no posterior exists."""
         if not 0 <= self.threshold - self.band <= self.threshold <= 1:
-            raise ConfigError(f"threshold {self.threshold} and band {self.band} must give 0 <= threshold - band <= threshold <= 1")
+            raise ConfigError(
+                f"threshold {self.threshold} and band {self.band} must give 0 <= threshold - band and threshold <= 1"
+            )
         if not 0.5 <= self.credible < 1:
             raise ConfigError(f"credible {self.credible} must be in [0.5, 1): below one half a question could carry both labels")
         if len(self.prior) != 2 or not min(self.prior) > 0:
@@ -138,14 +140,17 @@ class LogProbLabeller(Labeller):
     def __post_init__(self) -> None:
         """Refuse a threshold or band outside the probabilities."""
         if not 0 <= self.threshold - self.band <= self.threshold <= 1:
-            raise ConfigError(f"threshold {self.threshold} and band {self.band} must give 0 <= threshold - band <= threshold <= 1")
+            raise ConfigError(
+                f"threshold {self.threshold} and band {self.band} must give 0 <= threshold - band and threshold <= 1"
+            )
 
     def label(self, prompt: Prompt, samples: Sequence[Completion]) -> Answerability:
         """Label from the first completion with a log-probability; an abstaining or blank one is unanswerable."""
-        index, log_prob = next(((i, sample.log_prob) for i, sample in enumerate(samples) if sample.log_prob is not None), (0, None))
+        index, log_prob = next(((i, drawn.log_prob) for i, drawn in enumerate(samples) if drawn.log_prob is not None), (0, None))
         if log_prob is None:
             raise TeacherError(
-                f"none of {len(samples)} samples of {_name(prompt)!r} has a log-probability; use a teacher that reports it, or ConsensusLabeller"
+                f"none of {len(samples)} samples of {_name(prompt)!r} has a log-probability; "
+                "use a teacher that reports it, or ConsensusLabeller"
             )
         texts = [answer_text(sample.text, self.extract) for sample in samples]
         found = answer_clusters(texts, self.equivalence)

@@ -17,12 +17,16 @@ LEADS = (
 )
 ARTICLES = ("the", "a", "an")  # leading only: "Vitamin A" keeps its A; "La Paz" and "Los Angeles" keep theirs
 
+_MARKS_ARE_OPTIONAL = frozenset({"LATIN", "GREEK", "HEBREW", "ARABIC"})  # first words of Unicode character names
+
 _LEAD = re.compile(r"^\W*(?:" + "|".join(LEADS) + r")\s+(?=\w)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _KEPT_PUNCTUATION = frozenset("#%")  # C# is not C, 5 % is not 5
 _DROPPED = frozenset("'’‘ʼ`´׳״\"“”")  # inside words these join: N'Djamena ~ Ndjamena, צה״ל ~ צהל
 _LATIN_LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
-_ABBREVIATIONS = frozenset("st mt dr mr mrs ms jr sr ft no vs prof gen rev hon inc ltd co al fig vol cf etc approx".split())
+_ABBREVIATIONS = frozenset(
+    ("st", "mt", "dr", "mr", "mrs", "ms", "jr", "sr", "ft", "no", "vs", "prof", "gen", "rev", "hon", "inc", "ltd", "co", "approx")
+)
 _OPENERS = re.compile(r"\s+(?:it|its|the|this|that|these|they|he|she|we|you|in|on|is|a|an|there|however|also)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]*_]*(?=\s+\S)|[。！？]")
 
@@ -47,7 +51,7 @@ def normalise(text: str) -> str:
 
 
 def short_answer(text: str) -> str:
-    """The answer proper of a longer reply: first line that is not blank, first sentence of it, without quotes and emphasis around it.
+    """The answer proper of a longer reply: the first sentence of its first line with text, without quotes and emphasis around it.
 
     A full stop after an initial or a common abbreviation does not end the sentence. The wording is otherwise kept.
 
@@ -66,7 +70,7 @@ def short_answer(text: str) -> str:
 
 
 def _abbreviates(word: str, rest: str) -> bool:
-    """Whether the stop behind `word` belongs to it. "K. Rowling" and "D.C. area" do; "is K. It boils" and "Vitamin A. The" do not."""
+    """Whether the stop behind `word` belongs to it: in "K. Rowling" and "D.C. area", not in "Vitamin A. The"."""
     if word in _ABBREVIATIONS:
         return True
     if re.fullmatch(r"(?:[^\W\d]\.)*[^\W\d]", word) is None:
@@ -77,7 +81,7 @@ def _abbreviates(word: str, rest: str) -> bool:
 def _unwrap(line: str) -> str:
     """Strip a trailing stop, quotes and emphasis that surround the whole answer; an apostrophe or stop inside a name stays."""
     while True:
-        stripped = line.strip().strip("*_\"“”`«»").strip()
+        stripped = line.strip().strip('*_"“”`«»').strip()
         if stripped.endswith((".", "!", "?", ";", ",", ":")) and not re.search(r"(?:^|[\s.])[^\W\d]\.$", stripped):
             stripped = stripped[:-1]  # "D.C." keeps its last stop, "Paris." does not
         if stripped == line:
@@ -108,10 +112,8 @@ def _strip_marks(text: str) -> str:
             continue
         if kind != "Mn":
             base = char
-        elif unicodedata.name(base, "").partition(" ")[0] in {"LATIN", "GREEK", "HEBREW", "ARABIC"}:
-            # Arabic hamza and madda above are letters' parts by spelling, not vowels: keep them.
-            if not 0x0653 <= ord(char) <= 0x0655:
-                continue
+        elif unicodedata.name(base, "").partition(" ")[0] in _MARKS_ARE_OPTIONAL and not 0x0653 <= ord(char) <= 0x0655:
+            continue  # the exception, Arabic hamza and madda, makes other letters
         kept.append(char)
     return unicodedata.normalize("NFC", "".join(kept))
 
