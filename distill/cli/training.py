@@ -1,0 +1,229 @@
+"""`distill fit | validate | test | predict`: LightningCLI with its traps closed.
+
+What differs from the stock class, each with its test in tests/cli/test_training.py:
+
+- `${model.student}` in a config follows later files and the command line (parser mode "omegaconf+"); `${oc.env:KEY}` is refused, since
+  the saved config would hold the secret in clear;
+- a checkpoint's own settings are the weakest source: defaults < checkpoint < config files < command line;
+- `--ckpt_path last` with nothing found is an error, not a training from scratch, and so is a new run over a finished one;
+- checkpoints are loaded with weights_only=True: nothing in them is executed;
+- SIGTERM and Ctrl-C save a checkpoint and end with 143 and 130.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+import distill.objectives  # noqa: F401  (class_path: Unlikelihood is found by its short name once it is imported)
+from distill.cli.configs import config_arguments
+from distill.errors import ConfigError
+from distill.objectives.base import TokenObjective
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+SIGTERM_EXIT, INTERRUPT_EXIT = 143, 130
+# exit_on_error=False: a mistake is raised and becomes one line, instead of eighty lines of usage above it.
+_PARSER = {"parser_mode": "omegaconf+", "exit_on_error": False}
+
+
+class StudentCLI(LightningCLI):
+    """One model class, one data class, and a Trainer whose defaults write a single resumable run folder."""
+
+    def __init__(
+        self,
+        *,
+        model_class: type[LightningModule],
+        datamodule_class: type[LightningDataModule],
+        trainer_defaults: dict[str, Any],
+        args: Sequence[str],
+    ) -> None:
+        super().__init__(
+            model_class,
+            datamodule_class,
+            save_config_kwargs={"overwrite": True},  # before_fit decides what may be overwritten
+            trainer_defaults=trainer_defaults,
+            seed_everything_default=0,
+            parser_kwargs=dict(_PARSER) | {name: dict(_PARSER) for name in SUBCOMMANDS},
+            args=list(args),
+            auto_configure_optimizers=False,  # the student builds its own optimiser; FSDP2 needs it so
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Not in subclass mode, so jsonargparse raises here if either name is misspelt.
+        parser.link_arguments("model.student", "data.student")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        # "link": last.ckpt is a symbolic link, so a run holds one copy of the weights and the optimiser's state.
+        # No version counter: a stale step=7.ckpt beside step=7-v1.ckpt is how the wrong file gets exported.
+        parser.set_defaults({
+            "checkpoint.save_last": "link",
+            "checkpoint.save_on_exception": True,
+            "checkpoint.enable_version_counter": False,
+        })
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})
+        if subcommand == "fit":
+            parser.add_argument("--overwrite", type=bool, default=False, help="Delete an earlier run's checkpoints in this folder.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self._arguments = config_arguments(args)
+        # The stock class parses the checkpoint's settings last, over the command line. Here they become defaults, parsed first.
+        self._checkpoint_path = _option(self._arguments, "--ckpt_path")
+        self._adopt_checkpoint_settings(self._arguments[0], self._checkpoint_path)
+        self.config = self._parse()
+
+    def _parse(self) -> jsonargparse.Namespace:
+        try:
+            return self.parser.parse_args(self._arguments)
+        except (jsonargparse.ArgumentError, OmegaConfBaseException) as error:
+            known = [option for action in self._subcommand_parsers[self._arguments[0]]._actions for option in action.option_strings]
+            raise ConfigError(f"{error}{_remedy(str(error), known)}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Covers a ckpt_path that stands in a config file; one on the command line has been read already."""
+        subcommand = self.config.subcommand
+        path = self.config[subcommand].get("ckpt_path")
+        if path and self._checkpoint_path is None:
+            self._adopt_checkpoint_settings(subcommand, path)
+            self.config = self._parse()
+
+    def _adopt_checkpoint_settings(self, subcommand: str, path: str | None) -> None:
+        if path is None or not Path(path).is_file():
+            return
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        settings = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if not key.startswith("_")}
+        parser = self._subcommand_parsers[subcommand]
+        known = {action.dest for action in parser._actions}
+        parser.set_defaults({f"model.{key}": value for key, value in settings.items() if f"model.{key}" in known})
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        path = kwargs.get("ckpt_path")
+        if path == "last" and not self._last_checkpoints():
+            raise ConfigError(
+                f"--ckpt_path last: no checkpoint under {self._checkpoint_folder()}; leave --ckpt_path out to train from the start, "
+                "or set --trainer.default_root_dir to the folder of the run to go on with"
+            )
+        if path not in (None, "last", "best", "hpc") and not Path(path).exists():
+            raise ConfigError(f"--ckpt_path {path}: no such file; give a .ckpt file or the word last")
+        return kwargs
+
+    def before_fit(self) -> None:
+        """Refuse to mix a new run into the folder of an earlier one."""
+        options = self.config["fit"]
+        earlier = self._last_checkpoints()
+        if options.get("ckpt_path") or not earlier or not self.trainer.is_global_zero:
+            return
+        if not options.get("overwrite"):
+            raise ConfigError(
+                f"{self.trainer.default_root_dir} holds an earlier run ({Path(sorted(earlier)[0]).name}): go on with it by --ckpt_path last, "
+                "start anew in another folder by --trainer.default_root_dir, or replace it by --overwrite true"
+            )
+        for stale in [*self._checkpoint_folder().glob("*.ckpt"), Path(self.trainer.default_root_dir, "metrics.jsonl")]:
+            stale.unlink(missing_ok=True)
+
+    def _last_checkpoints(self) -> set[str]:
+        callbacks = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        return {path for callback in callbacks for path in callback._find_last_checkpoints(self.trainer) if os.path.exists(path)}
+
+    def _checkpoint_folder(self) -> Path:
+        callback = self.trainer.checkpoint_callback
+        folder = callback.dirpath if isinstance(callback, ModelCheckpoint) else None
+        return Path(folder or Path(self.trainer.default_root_dir, "checkpoints"))
+
+
+def train(
+    args: Sequence[str],
+    *,
+    model_class: type[LightningModule] | None = None,
+    datamodule_class: type[LightningDataModule] | None = None,
+) -> int:
+    """Run one training subcommand; `args` starts with its name. The classes default to StudentModule and RecordDataModule.
+
+    Returns the process's exit code: 0, 143 after SIGTERM, 130 after Ctrl-C (a checkpoint is saved in both cases).
+    Raises ConfigError for a setting that Lightning refuses; SystemExit(2), as argparse does, for one that the parser refuses.
+    """
+    if model_class is None:
+        from distill.student.module import StudentModule as model_class  # type: ignore[no-redef]
+    if datamodule_class is None:
+        from distill.data import RecordDataModule as datamodule_class  # type: ignore[no-redef]
+    assert model_class is not None and datamodule_class is not None
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    OmegaConf.register_resolver("oc.env", _refuse_environment, replace=True)
+    try:
+        StudentCLI(model_class=model_class, datamodule_class=datamodule_class, trainer_defaults=_trainer_defaults(), args=args)
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+    except SIGTERMException:
+        return SIGTERM_EXIT
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into sys.exit(1) after its callbacks have saved.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return INTERRUPT_EXIT
+        raise
+    return 0
+
+
+def _trainer_defaults() -> dict[str, Any]:
+    from distill.student.callbacks import MetricsJsonl, best_precision
+
+    return {
+        "default_root_dir": "runs/fit",
+        "logger": False,  # metrics.jsonl and config.yaml lie in default_root_dir itself; CSVLogger deletes old metrics on resume
+        "precision": best_precision(),
+        "use_distributed_sampler": False,  # the record sampler shards by rank on its own
+        "callbacks": [MetricsJsonl()],
+    }
+
+
+def _refuse_environment(*names: str) -> str:
+    raise ValueError(
+        f"${{oc.env:{','.join(names)}}} would write the variable's value into every saved config; "
+        "put the name of the variable in the config and let the code read it"
+    )
+
+
+def _remedy(message: str, options: Sequence[str]) -> str:
+    """What was probably meant by a misspelt key or class name, as the end of a sentence."""
+    key = re.search(r"unrecognized arguments: --([\w.]+)", message) or re.search(r"[Kk]ey '([\w.]+)' is not expected", message)
+    if key:
+        close = difflib.get_close_matches(f"--{key[1]}", options, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
+    name = re.search(r"Expected a dot import path string: (\w+)", message)
+    if name:
+        found = {cls.__name__ for cls in _concrete_subclasses(TokenObjective)}
+        close = difflib.get_close_matches(name[1], found, n=1)
+        return f"; did you mean {close[0]}?" if close else f"; objectives: {', '.join(sorted(found))}"
+    return ""
+
+
+def _concrete_subclasses(base: type) -> list[type]:
+    found = [below for cls in base.__subclasses__() for below in (cls, *_concrete_subclasses(cls))]
+    return [cls for cls in found if not inspect.isabstract(cls)]
+
+
+def _option(args: Sequence[str], name: str) -> str | None:
+    """The last value of `--name VALUE` or `--name=VALUE`."""
+    found = None
+    for position, argument in enumerate(args):
+        if argument == name and position + 1 < len(args):
+            found = args[position + 1]
+        elif argument.startswith(name + "="):
+            found = argument.removeprefix(name + "=")
+    return found
