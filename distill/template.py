@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, proxy
 
 from jinja2 import TemplateError
@@ -190,7 +190,7 @@ class _Facts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         # A proxy: the cache must not keep alive the tokenizer that it is keyed by.
-        self.tokenizer: PreTrainedTokenizerBase = proxy(tokenizer)
+        self.tokenizer = cast("PreTrainedTokenizerBase", proxy(tokenizer))
         self.is_fast: bool = tokenizer.is_fast
         self.size = len(tokenizer)
         self.chat_template = tokenizer.chat_template
