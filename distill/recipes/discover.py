@@ -1,4 +1,4 @@
-"""Which recipes and configs there are: whatever lies in the two folders, read without importing any of it."""
+"""Which recipes there are: whatever lies in data_recipes, read without importing it; one is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -22,17 +20,17 @@ class Entry(NamedTuple):
     summary: str
 
 
-def package_name(folder: str) -> str:
-    """`distill.FOLDER` where the package is installed, the top-level `FOLDER` in a checkout that is not."""
-    for name in (f"distill.{folder}", folder):
+def package_name() -> str:
+    """`distill.data_recipes` where distill is installed, `data_recipes` in a checkout that is not."""
+    for name in ("distill.data_recipes", "data_recipes"):
         if importlib.util.find_spec(name) is not None:
             return name
-    raise ConfigError(f"the package {folder} is not there; install distill, or run in the root of its checkout")
+    raise ConfigError("the recipes are not there; install distill, or run in the root of its checkout")
 
 
 def list_recipes() -> list[Entry]:
     """Every recipe with the first line of its docstring."""
-    package = importlib.import_module(package_name("data_recipes"))
+    package = importlib.import_module(package_name())
     found = []
     for module in pkgutil.iter_modules(package.__path__):
         source = next(Path(folder) / f"{module.name}.py" for folder in package.__path__)
@@ -50,7 +48,7 @@ def load_recipe(name: str) -> ModuleType:
     if name.endswith(".py"):
         module = _from_file(Path(name))
     else:
-        dotted = name if "." in name else f"{package_name('data_recipes')}.{name}"
+        dotted = name if "." in name else f"{package_name()}.{name}"
         try:
             module = importlib.import_module(dotted)
         except ModuleNotFoundError as error:
@@ -61,40 +59,6 @@ def load_recipe(name: str) -> ModuleType:
     if not callable(vars(module).get("build")):
         raise ConfigError(f"{module.__name__} has no `build(*, run, ...) -> Iterator[Record]`, so it is not a recipe")
     return module
-
-
-def list_configs() -> list[Entry]:
-    """Every YAML in configs/ as FOLDER/NAME, with the first line of its header."""
-    root = resources.files(package_name("configs"))
-    return sorted(Entry(name, _header(file)) for name, file in _yaml_files(root, ""))
-
-
-def config_file(name: str) -> Path:
-    """The file of a config: a path, or a name as `list_configs` gives it.
-
-    Raises ConfigError naming the configs there are.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    for known, file in _yaml_files(resources.files(package_name("configs")), ""):
-        if known == name.removesuffix(".yaml"):
-            return Path(str(file))
-    raise ConfigError(f"no config {name!r}; there are: {', '.join(entry.name for entry in list_configs())}")
-
-
-def _yaml_files(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
-    found: list[tuple[str, Traversable]] = []
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.name.startswith(("_", ".")):
-            found += _yaml_files(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".yaml"):
-            found.append((prefix + entry.name.removesuffix(".yaml"), entry))
-    return found
-
-
-def _header(file: Traversable) -> str:
-    first = file.read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -17,8 +17,9 @@ from distill.teachers.base import Teacher
 def describe(value: Any) -> Any:
     """Whatever a recipe is configured with -> the JSON that identifies its effect on the data.
 
-    A teacher answers for itself (`identity()`); a dataclass is its class and its compared fields (a field with `compare=False`, such
-    as a batch size or a loaded model, does not change the data); a file is the sha256 of its bytes, so that moving it keeps the cache.
+    A teacher answers for itself (`identity()`). A dataclass is its class and its compared fields: a field with
+    `compare=False`, such as a batch size or a loaded model, does not change the data. A file is the sha256 of its bytes, so
+    moving it keeps the cache.
 
     Raises RecipeError for a value that has no stable description.
 

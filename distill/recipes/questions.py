@@ -67,11 +67,11 @@ def read_questions(
     """Check a whole file of questions; the result streams it.
 
     path: .jsonl (also .ndjson), .csv, .parquet, or .txt with one prompt a line (its id is then a hash of the text). A prompt is a
-    text (one user message) or a list of {"role", "content"}; a last message of the assistant is a start that the answer continues.
+    text (one user message) or a list of {"role", "content"}; if the assistant has the last message, the answer continues it.
     Answers are optional: a list of strings, or in CSV one text with `|` between them.
 
-    Raises RecipeError with file and line: a missing column (with the columns found), a repeated id (with both places), a wrong type,
-    bytes that are not UTF-8, an empty file, another kind of file.
+    Raises RecipeError with file and line: a missing column (with the columns found), a repeated id (with both places), a wrong
+    type, bytes that are not UTF-8, an empty file, another kind of file.
     """
     questions = Questions(path=Path(path), id_column=id_column, prompt_column=prompt_column, answers_column=answers_column)
     if not questions.path.is_file():

@@ -27,8 +27,8 @@ _STAGE_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 class Run:
     """A recipe's run folder: `stages/` (what was computed), `records/`, `lost.jsonl`, `summary.json`.
 
-    folder=None keeps nothing (a preview). resume=False refuses a folder that already holds results; fresh=True sets them aside and
-    starts over; retry_lost=True does the rows again that an earlier start lost. `max_batch` bounds every stage's batch.
+    folder=None keeps nothing (a preview). resume=False refuses a folder that already holds results; fresh=True sets them aside
+    and starts over; retry_lost=True does the rows again that an earlier start lost. `max_batch` bounds every stage's batch.
 
     Raises RecipeError where another process writes the folder.
 
@@ -72,9 +72,9 @@ class Run:
     ) -> Iterator[Row]:
         """Apply `work` to items in batches; yield one Row for each result, in the items' order, computing nothing twice.
 
-        items: (id, JSON value) pairs; ids differ. work: a list of Item -> one JSON result or Lost(reason) for each. key: what changes
-        the results beside the items themselves (teacher, sampling, template, a version of the code): dataclasses and teachers
-        describe themselves. Batch size, concurrency and progress do not belong in it, and no result may depend on its batch.
+        items: (id, JSON value) pairs; ids differ. work: a list of Item -> one JSON result or Lost(reason) for each. key: what
+        changes the results beside the items themselves (teacher, sampling, template, a version of the code); dataclasses and
+        teachers describe themselves. Batch size, concurrency and progress do not belong in it: no result may depend on them.
         tokens: how many tokens a result cost, for the progress line. keep=False for a stage cheaper than reading its cache.
 
         Raises RecipeError on a repeated id, a value or result that is not JSON, or a wrong number of results.
@@ -105,7 +105,7 @@ class Run:
         """Count what became of rows that are not lost (labels, verdicts); shown in the summary."""
         self.counts.setdefault(title, Counter())[outcome] += n
 
-    def write_records(self, records: Iterable[Record], *, config: Mapping[str, Any] | None = None, name: str = "") -> Manifest:
+    def write_records(self, records: Iterable[Record], *, recipe: str = "", config: Mapping[str, Any] | None = None) -> Manifest:
         """Finish: records/ (Parquet shards, manifest, dataset card), lost.jsonl and summary.json, each whole or not at all."""
         from distill.records import dataset_card, write_records
 
@@ -128,7 +128,7 @@ class Run:
                 )
             if stage.taken != stage.given + stage.lost.total():
                 raise RecipeError(
-                    f"stage {stage.name!r}: {stage.taken} in, {stage.given} out and {stage.lost.total()} lost do not add up (a bug)"
+                    f"stage {stage.name!r}: {stage.taken} in, {stage.given} out, {stage.lost.total()} lost do not add up"
                 )
         if self.folder is not None:
             self._write_lost(self.folder / "lost.jsonl")

@@ -164,5 +164,5 @@ class Stage:
         seen.add(hash(item.id))
         if len(seen) == before:
             raise RecipeError(
-                f"stage {self.name!r}: the id {item.id!r} came twice (item {self.taken + 1}); ids must differ, results are kept by id"
+                f"stage {self.name!r}: the id {item.id!r} came twice (item {self.taken + 1}); results are kept by id"
             )

@@ -1,0 +1,119 @@
+"""How a recipe runs from a shell: its `build` signature as options, a preview, a run folder, and a way to go on."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from importlib.machinery import ModuleSpec
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from distill.errors import ConfigError, DistillError
+from distill.recipes.cache import replace_file
+from distill.recipes.discover import load_recipe
+from distill.recipes.run import Run
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+_OWN = ("out", "preview", "fresh", "retry_lost")
+
+
+def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
+    """Run a recipe with command-line arguments; returns the exit code (130 where Ctrl-C stopped it).
+
+    name: as `load_recipe` takes it. program: how the user called it, for help and for the line that says how to go on; by default
+    `distill recipe NAME`. A wrong option ends the process with a usage message (SystemExit 2).
+
+    Raises DistillError for wrong inputs, before any model is loaded where they can be known by then.
+    """
+    module = load_recipe(name)
+    program = program or f"distill recipe {name}"
+    parser = recipe_parser(module, program)
+    settings = parser.parse_args(list(argv))
+    if (settings.preview is None) == (settings.out is None):
+        raise ConfigError("give either --out FOLDER (where the records go) or --preview N (print N records, write nothing)")
+    if settings.preview is not None and settings.preview < 1:
+        raise ConfigError(f"--preview {settings.preview}: print at least one record")
+    folder = None if settings.out is None else Path(settings.out)
+    try:
+        # The folder is locked before any class is built: a busy folder must not cost the loading of a model.
+        with Run(folder, fresh=settings.fresh, retry_lost=settings.retry_lost, max_batch=settings.preview) as run:
+            shown = _shown(parser, settings)
+            if folder is not None:
+                replace_file(folder / "config.yaml", shown)
+            return _run(run, module, parser, settings, shown)
+    except KeyboardInterrupt:
+        print(f"\nStopped; what is done is kept. Go on with the same command:\n  {program} {shlex.join(argv)}", file=sys.stderr)
+        return 130
+
+
+def main(file: str, spec: ModuleSpec | None) -> int:
+    """What `python -m data_recipes.NAME` does: `sys.exit(main(__file__, __spec__))`."""
+    name, program = (file, f"python {file}") if spec is None else (spec.name, f"python -m {spec.name}")
+    try:
+        return run_recipe(name, sys.argv[1:], program=program)
+    except DistillError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
+    """A parser over `build`'s signature (all but `run`) and the options that every recipe has."""
+    import jsonargparse
+
+    # Together with the parser mode: ${questions} works across files and follows the command line.
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=program, description=(module.__doc__ or "").partition("\n")[0], parser_mode="omegaconf+"
+    )
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options; later ones win")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="run folder; the same command on it goes on where it stopped"
+    )
+    parser.add_argument("--preview", type=int | None, default=None, help="print this many records and write nothing")
+    parser.add_argument("--fresh", type=bool, default=False, help="set the folder's results aside and start over")
+    parser.add_argument("--retry_lost", type=bool, default=False, help="do the rows again that an earlier start lost")
+    taken = parser.add_function_arguments(module.build, skip={"run"})
+    clash = sorted(set(taken) & set(_OWN))
+    if clash:
+        raise ConfigError(
+            f"{module.__name__}.build must not have a parameter {clash[0]!r}: every recipe's command has that option"
+        )
+    return parser
+
+
+def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any, shown: str) -> int:
+    built = parser.instantiate(settings)
+    arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, "config")}
+    records = module.build(run=run, **arguments)
+    if run.folder is None:
+        from distill.records.schema import record_line
+
+        with closing(records):
+            for record in islice(records, settings.preview):
+                print(record_line(record))
+        return 0
+    run.write_records(records, recipe=module.__name__.rpartition(".")[2], config=_plain(shown))
+    print(f"{run.table()}\n{run.folder / 'records'}")
+    return 0
+
+
+def _shown(parser: ArgumentParser, settings: Any) -> str:
+    """The settings as YAML, as they would be given to --config; the folder itself is not among them."""
+    kept = settings.clone()
+    for name in ("config", *_OWN):
+        if name in kept:
+            del kept[name]
+    return str(parser.dump(kept, skip_none=False, skip_validation=True))
+
+
+def _plain(shown: str) -> Mapping[str, Any]:
+    import yaml
+
+    loaded: Mapping[str, Any] = yaml.safe_load(shown) or {}
+    return loaded
