@@ -69,7 +69,7 @@ def build(
     """
     if rounds and not isinstance(labeller, ConsensusLabeller):
         raise ConfigError(
-            f"rounds {list(rounds)} need a ConsensusLabeller, which knows when more samples cannot matter; got {rule!r}"
+            f"rounds {list(rounds)} need a ConsensusLabeller, which knows when more samples cannot matter; got {labeller!r}"
         )
     if not abstention.strip() or not is_abstention(abstention):
         raise ConfigError(f"abstention {abstention!r} is not recognised as one, so evaluation would count it as an answer")

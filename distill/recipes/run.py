@@ -107,10 +107,10 @@ class Run:
 
     def write_records(self, records: Iterable[Record], *, recipe: str = "", config: Mapping[str, Any] | None = None) -> Manifest:
         """Finish: records/ (Parquet shards, manifest, dataset card), lost.jsonl and summary.json, each whole or not at all."""
-        from distill.records import dataset_card, write_records
-
         if self.folder is None:
             raise RecipeError("a preview has no folder to write records to; give Run a folder")
+        from distill.records import dataset_card, write_records
+
         manifest = write_records(records, self.folder / "records")
         replace_file(self.folder / "records" / "README.md", dataset_card(manifest))
         self.finish()
@@ -235,7 +235,7 @@ def _lock(folder: Path) -> IO[str]:
 
 def _changes(old: Path, key: Any) -> str:
     """Which settings differ from the ones an older cache was made from."""
-    with open(old, encoding="utf-8") as file:
+    with open(old, "rb") as file:
         try:
             before = json.loads(file.readline())["key"]
         except (ValueError, KeyError, TypeError):

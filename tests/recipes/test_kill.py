@@ -1,0 +1,73 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# Two chained stages with losses in both, slow enough to be hit anywhere: while loading, sampling, labelling or writing.
+SCRIPT = """
+import sys, time
+from distill.recipes import Lost, Run
+from distill.records import Message, Record
+folder, batch_size, log = sys.argv[1], int(sys.argv[2]), open(sys.argv[3], "a", buffering=1)
+
+def sample(items):
+    time.sleep(0.002 * len(items))
+    log.write("".join(item.id + "\\n" for item in items))
+    return [Lost("too long") if item.value % 11 == 0 else {"texts": [f"תשובה {item.value} {k} " * 40 for k in range(5)]} for item in items]
+
+def label(items):
+    return [Lost("undecided") if len(item.id) == 2 else item.value["texts"][0][:20] for item in items]
+
+with Run(folder, quiet=True) as run:
+    sampled = run.map("sample", ((f"q{n}", n) for n in range(300)), sample, key={"version": 1}, batch_size=batch_size)
+    labelled = run.map("label", ((row.id, row.result) for row in sampled), label, key={"version": 1}, batch_size=7)
+    ask = (Message(role="user", content="מה?"),)
+    run.write_records(
+        Record(id=row.id, group=row.id, prompt=ask, response=row.result, polarity="positive", evidence=row.value) for row in labelled
+    )
+"""
+ROWS = 300
+
+
+def start(folder: Path, batch_size: int, log: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(batch_size), str(log)])
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[dict[str, bytes], float]:
+    folder = tmp_path_factory.mktemp("whole")
+    begun = time.monotonic()
+    assert start(folder / "run", 8, folder / "log").wait() == 0
+    return everything(folder / "run"), time.monotonic() - begun
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, whole, seed):
+    wanted, seconds = whole
+    chance = random.Random(seed)
+    kills = 0
+    for _ in range(6):
+        process = start(tmp_path / "run", chance.choice([3, 8, 20]), tmp_path / "log")
+        time.sleep(chance.uniform(0.2, 0.95) * seconds)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert start(tmp_path / "run", 8, tmp_path / "log").wait() == 0
+    assert kills >= 2
+    assert everything(tmp_path / "run") == wanted
+    # Nothing that was kept is done again: each kill costs one batch of at most 20 at worst.
+    assert ROWS <= len((tmp_path / "log").read_text().split()) <= ROWS + 20 * kills
+
+
+def test_a_finished_run_started_again_changes_nothing_and_computes_nothing(tmp_path, whole):
+    for _ in range(2):
+        assert start(tmp_path / "run", 8, tmp_path / "log").wait() == 0
+        assert everything(tmp_path / "run") == whole[0]
+    assert len((tmp_path / "log").read_text().split()) == ROWS

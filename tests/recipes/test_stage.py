@@ -1,0 +1,203 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.errors import RecipeError
+from distill.recipes import Item, Lost, Row, Run
+
+ITEMS = [(f"q{number}", {"text": f"שאלה {number}", "n": number}) for number in range(23)]
+
+
+def answer(items: list[Item]) -> list[object]:
+    """Loses every seventh; the result holds what JSON changes (a tuple), more than one script, and a line separator."""
+    return [
+        Lost("sevens") if item.value["n"] % 7 == 0 else {"text": item.value["text"] + "\u2028\n\ud800", "pair": (1, item.value["n"])}
+        for item in items
+    ]
+
+
+def rows_of(folder: Path | None, *, items=ITEMS, work=answer, key=None, batch_size: int = 4, **options) -> list[Row]:
+    with Run(folder, quiet=True, **options) as run:
+        rows = list(run.map("ask", items, work, key=key or {"version": 1}, batch_size=batch_size))
+        run.finish()
+        return rows
+
+
+def forbidden(items: list[Item]) -> list[object]:
+    raise AssertionError(f"computed again: {[item.id for item in items]}")
+
+
+def cache_of(folder: Path) -> Path:
+    (file,) = (folder / "stages").glob("ask-*.jsonl")
+    return file
+
+
+def test_rows_come_in_the_order_of_the_items_whatever_the_batch_size(tmp_path):
+    wanted = rows_of(tmp_path / "one", batch_size=1)
+    assert [row.id for row in wanted] == [id for id, value in ITEMS if value["n"] % 7]
+    for size in (2, 5, 23, 100):
+        assert rows_of(tmp_path / str(size), batch_size=size) == wanted
+        assert cache_of(tmp_path / str(size)).read_bytes() == cache_of(tmp_path / "one").read_bytes()
+
+
+def test_a_finished_stage_computes_nothing_again_and_gives_the_same_rows(tmp_path):
+    first = rows_of(tmp_path)
+    assert rows_of(tmp_path, work=forbidden) == first
+    assert first[0].result["pair"] == [1, 1], "the first run hands out what JSON keeps, not what work returned"
+    assert rows_of(None) == first
+
+
+@settings(deadline=None, max_examples=60)
+@given(cut=st.floats(0, 1), first=st.integers(1, 30), second=st.integers(1, 30))
+def test_a_cache_cut_at_any_byte_gives_the_same_rows_and_the_same_file(tmp_path_factory, cut, first, second):
+    folder = tmp_path_factory.mktemp("cut")
+    wanted = rows_of(folder, batch_size=first)
+    file = cache_of(folder)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(cut * len(whole))])
+    assert rows_of(folder, batch_size=second) == wanted
+    assert file.read_bytes() == whole
+
+
+def test_a_torn_last_line_is_cut_off_and_reported(tmp_path, capsys):
+    rows_of(tmp_path)
+    file = cache_of(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    with Run(tmp_path) as run:
+        list(run.map("ask", ITEMS, answer, key={"version": 1}))
+    assert "cut an unfinished last line" in capsys.readouterr().err
+    assert file.read_bytes() == whole
+
+
+def test_a_line_damaged_in_the_middle_costs_only_its_own_item(tmp_path):
+    wanted = rows_of(tmp_path)
+    file = cache_of(tmp_path)
+    lines = file.read_bytes().split(b"\n")
+    lines[3] = lines[3][:60] + b"\0" * 20 + lines[3][80:]
+    lines[5] = b"\0" * len(lines[5])
+    file.write_bytes(b"\n".join(lines))
+    done = []
+
+    def work(items):
+        done.extend(item.id for item in items)
+        return answer(items)
+
+    assert rows_of(tmp_path, work=work) == wanted
+    assert done == ["q2", "q4"]
+    assert rows_of(tmp_path, work=forbidden) == wanted
+
+
+def test_an_interrupted_stage_goes_on_after_its_last_whole_batch(tmp_path):
+    def stops(items):
+        if items[0].id == "q8":
+            raise KeyboardInterrupt
+        return answer(items)
+
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(tmp_path, work=stops)
+    done = []
+
+    def work(items):
+        done.extend(item.id for item in items)
+        return answer(items)
+
+    assert rows_of(tmp_path, work=work) == rows_of(None)
+    assert done[0] == "q8" and len(done) == 15
+
+
+def test_a_changed_key_starts_a_new_file_keeps_the_old_one_and_names_the_change(tmp_path, capsys):
+    rows_of(tmp_path, key={"sampling": {"temperature": 1.0}})
+    with Run(tmp_path) as run:
+        list(run.map("ask", ITEMS, lambda items: ["new" for _ in items], key={"sampling": {"temperature": 0.7}}))
+    assert "sampling.temperature (1.0 -> 0.7)" in capsys.readouterr().err
+    assert len(list((tmp_path / "stages").iterdir())) == 2
+    assert rows_of(tmp_path, key={"sampling": {"temperature": 1.0}}, work=forbidden) == rows_of(None)
+
+
+def test_changed_inserted_removed_and_reordered_items_cost_only_themselves(tmp_path):
+    rows_of(tmp_path)
+    items = [("new", {"text": "new", "n": 1}), *reversed(ITEMS[5:])]
+    items[3] = (items[3][0], {"text": "changed", "n": 2})
+    done = []
+
+    def work(items):
+        done.extend(item.id for item in items)
+        return answer(items)
+
+    assert rows_of(tmp_path, items=items, work=work) == rows_of(None, items=items)
+    assert done == ["new", items[3][0]]
+    assert rows_of(tmp_path, work=forbidden) == rows_of(None), "the old contents are still there"
+
+
+def test_every_row_in_is_a_row_out_or_a_named_loss(tmp_path):
+    with Run(tmp_path, quiet=True) as run:
+        rows = list(run.map("ask", ITEMS, answer, key={}))
+        table = run.finish()
+    lost = [json.loads(line) for line in (tmp_path / "lost.jsonl").read_text().splitlines()]
+    assert lost == [{"id": f"q{n}", "stage": "ask", "reason": "sevens"} for n in (0, 7, 14, 21)]
+    assert len(rows) + len(lost) == len(ITEMS)
+    assert json.loads((tmp_path / "summary.json").read_text())["stages"] == [{"name": "ask", "in": 23, "out": 19, "lost": {"sevens": 4}}]
+    assert table.splitlines()[1].split() == ["ask", "23", "19", "4", "4", "sevens"]
+
+
+def test_lost_rows_of_all_stages_are_listed_by_stage(tmp_path):
+    with Run(tmp_path, quiet=True) as run:
+        first = run.map("ask", ITEMS, answer, key={}, batch_size=3)
+        second = run.map(
+            "check", ((row.id, row.value) for row in first), lambda items: [Lost("odd") if i.value["n"] % 2 else 1 for i in items], key={}
+        )
+        assert len(list(second)) == 10
+        run.finish()
+    lost = [json.loads(line) for line in (tmp_path / "lost.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in lost] == ["ask"] * 4 + ["check"] * 9
+
+
+def test_lost_rows_stay_lost_until_they_are_asked_for_again(tmp_path):
+    rows_of(tmp_path)
+    assert len(rows_of(tmp_path, work=forbidden)) == 19
+    again = rows_of(tmp_path, work=lambda items: ["found" for _ in items], retry_lost=True)
+    assert [row.id for row in again] == [id for id, _ in ITEMS]
+    assert again[7].result == "found"
+    assert rows_of(tmp_path, work=forbidden) == again, "the later line counts"
+
+
+def test_a_stage_left_early_cannot_be_finished(tmp_path):
+    with Run(tmp_path, quiet=True) as run:
+        next(run.map("ask", ITEMS, answer, key={}))
+        with pytest.raises(RecipeError, match="was left after 1 rows"):
+            run.finish()
+    assert not (tmp_path / "lost.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("items", "work", "message"),
+    [
+        ([("a", 1), ("b", 2), ("a", 3)], lambda items: [0] * len(items), r"'a' came twice \(item 3\)"),
+        ([("", 1)], lambda items: [0], "an id is a string that is not empty"),
+        ([(3, 1)], lambda items: [0], "an id is a string that is not empty, got 3"),
+        ([("a", {1, 2})], lambda items: [0], "item 'a': the value is not JSON"),
+        ([("a", 1)], lambda items: [{"text": b"bytes"}], "item 'a': the result is not JSON"),
+        ([("a", 1)], lambda items: [float("nan")], "item 'a': the result is not JSON"),
+        ([("a", 1), ("b", 2)], lambda items: [0], r"2 items went in \(first 'a'\) and 1 results came"),
+    ],
+)
+def test_what_would_corrupt_the_accounts_is_an_error_that_names_the_row(tmp_path, items, work, message):
+    with pytest.raises(RecipeError, match=message):
+        rows_of(tmp_path, items=items, work=work)
+
+
+@pytest.mark.parametrize("name", ["", "Ask", "a/b", "../x"])
+def test_a_stage_name_is_a_plain_file_name(name):
+    with Run(None, quiet=True) as run, pytest.raises(RecipeError, match="stage name"):
+        run.map(name, ITEMS, answer, key={})
+
+
+def test_two_stages_of_one_name_are_refused():
+    with Run(None, quiet=True) as run:
+        run.map("ask", ITEMS, answer, key={})
+        with pytest.raises(RecipeError, match="mapped twice"):
+            run.map("ask", ITEMS, answer, key={})
