@@ -136,6 +136,8 @@ def _printable_token(text: str, *, escape_brackets: bool) -> str:
 
 
 def _isolate(text: str) -> str:
-    if any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in text):
-        return f"{ISOLATE}{text}{END_ISOLATE}"
-    return text
+    strong = [place for place, character in enumerate(text) if unicodedata.bidirectional(character) in _RIGHT_TO_LEFT]
+    if not strong:
+        return text
+    first, last = strong[0], strong[-1] + 1
+    return f"{text[:first]}{ISOLATE}{text[first:last]}{END_ISOLATE}{text[last:]}"

@@ -36,6 +36,7 @@ PLAIN_SEPARATOR = "\n"
 _FIRST_MARKER = 0xF0000
 # A slow tokenizer adds its dummy space before one of these, which is then cut off again.
 _ANCHORS = ("\n", "a", ":", "0", ".")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # UTF-8 spends at most four bytes, so at most four byte-level tokens, on one code point.
 _LONGEST_CODE_POINT = 4
 
@@ -164,8 +165,9 @@ def _check(messages: Prompt) -> None:
 class _Guard:
     """Recognises text that could become one of some control tokens, alone or together with a neighbour's text."""
 
-    def __init__(self, tokens: dict[str, int], normalise: Any) -> None:
-        self.ids = frozenset(tokens.values())
+    def __init__(self, tokens: dict[str, int], unknown: int | None, normalise: Any) -> None:
+        # The unknown token is what honest text may become.
+        self.ids = frozenset(tokens.values()) - {unknown}
         self._normalise = normalise
         texts = {text for text in tokens if text}
         if normalise is not None:
@@ -205,8 +207,10 @@ class _Facts:
         normalizer = backend.normalizer if backend is not None and any(t.normalized for t in added.values()) else None
         normalise = normalizer.normalize_str if normalizer is not None else None
         # A model's own `<think>` or `<tool_call>` (added, not special) is its to say; in anybody else's text it is text.
-        self.own_words = _Guard(special, normalise)
-        self.others_words = _Guard(special | named, normalise)
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        unknown = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
+        self.own_words = _Guard(special, unknown, normalise)
+        self.others_words = _Guard(special | named, unknown, normalise)
         self._backend = backend
 
     def guard(self, message: Message) -> _Guard:
@@ -420,20 +424,34 @@ class _Facts:
 
     def pieces(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """For each token the text it adds, and how many tokens share that text (0 before the one that completes it)."""
-        # Decoders strip at both ends and drop a dummy space: an ordinary letter on both sides holds everything in place.
-        anchor = self.canonical("a")[-1:]
-        left, both = len(self._text(anchor)), len(self._text(anchor + anchor))
         pieces: list[tuple[str, int]] = []
         begin = 0
         for end in range(1, len(ids) + 1):
-            text = self._text(anchor + list(ids[begin:end]) + anchor)
-            text = text[left : len(text) - (both - left)]
+            text = self._inner_text(list(ids[begin:end]))
             if text.endswith("\N{REPLACEMENT CHARACTER}") and end - begin < _LONGEST_CODE_POINT and end < len(ids):
                 pieces.append(("", 0))
             else:
                 pieces.append((text, end - begin))
                 begin = end
         return pieces
+
+    def _inner_text(self, ids: list[int]) -> str:
+        """The text of a few tokens inside a longer text."""
+        names = [str(name) for name in self.tokenizer.convert_ids_to_tokens(ids)]
+        if all(_BYTE.fullmatch(name) for name in names):
+            # Some decoders leave sentencepiece's byte tokens as they are written.
+            return bytes(int(name[3:5], 16) for name in names).decode(errors="replace")
+        # Decoders strip at both ends and drop a dummy space: an ordinary letter on both sides holds everything in place.
+        anchor, left, right = self._anchor
+        text = self._text(anchor + ids + anchor)
+        return text[left : len(text) - right]
+
+    @cached_property
+    def _anchor(self) -> tuple[list[int], int, int]:
+        """A token of an ordinary letter, and the lengths of its text at the beginning and at the end of a text."""
+        anchor = self.canonical("a")[-1:]
+        left = len(self._text(anchor))
+        return anchor, left, len(self._text(anchor + anchor)) - left
 
     def _text(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
