@@ -41,9 +41,9 @@ COMMANDS: dict[str, Command] = {
     "recipe": Command(help="run a data recipe, or list them", target="distill.cli.recipe:recipe_command"),
     "records": Command(help="validate, convert or print record files", target="distill.cli.records:records_command"),
     "show": Command(help="print what is trained: each token green, red or grey", target="distill.show:show_command"),
-    "evaluate": Command(help="abstention, calibration and risk-coverage of a model", target="distill.cli.evaluate:evaluate_command"),
-    "export": Command(help="checkpoint -> plain Hugging Face folder", target="distill.export:export_command"),
-    "chat": Command(help="talk to an exported student", target="distill.chat:chat_command"),
+    "evaluate": Command(help="abstention and risk-coverage of a model", target="distill.cli.evaluate:evaluate_command"),
+    "export": Command(help="checkpoint -> plain Hugging Face folder", target="distill.cli.export:export_command"),
+    "chat": Command(help="talk to an exported student", target="distill.cli.chat:chat_command"),
     "configs": Command(help="list the shipped configs, or print one", target="distill.cli.configs:configs_command"),
 }
 
@@ -52,16 +52,18 @@ def usage() -> str:
     """The text of `distill --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join([
-        "usage: distill COMMAND [ARGUMENTS]",
-        "",
-        "Turn what a teacher knows, and what nobody should say, into a small student model.",
-        "",
-        "commands:",
-        *lines,
-        "",
-        "`distill COMMAND --help` explains a command; `distill fit --print_config` prints every setting with its default.",
-    ])
+    return "\n".join(
+        [
+            "usage: distill COMMAND [ARGUMENTS]",
+            "",
+            "Turn what a teacher knows, and what nobody should say, into a small student model.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`distill COMMAND --help` explains a command; `distill fit --print_config` prints every setting with its default.",
+        ]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,8 +2,8 @@
 
 What differs from the stock class, each with its test in tests/cli/test_training.py:
 
-- `${model.student}` in a config follows later files and the command line (parser mode "omegaconf+"); `${oc.env:KEY}` is refused, since
-  the saved config would hold the secret in clear;
+- `${model.student}` in a config follows later files and the command line (parser mode "omegaconf+"); `${oc.env:KEY}` is
+  refused, since the saved config would hold the secret in clear;
 - a checkpoint's own settings are the weakest source: defaults < checkpoint < config files < command line;
 - `--ckpt_path last` with nothing found is an error, not a training from scratch, and so is a new run over a finished one;
 - checkpoints are loaded with weights_only=True: nothing in them is executed;
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningDataModule, LightningModule
@@ -32,6 +31,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 import distill.objectives  # noqa: F401  (class_path: Unlikelihood is found by its short name once it is imported)
 from distill.cli.configs import config_arguments
 from distill.errors import ConfigError
+from distill.export import read_checkpoint
 from distill.objectives.base import TokenObjective
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -68,17 +68,19 @@ class StudentCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         # "link": last.ckpt is a symbolic link, so a run holds one copy of the weights and the optimiser's state.
         # No version counter: a stale step=7.ckpt beside step=7-v1.ckpt is how the wrong file gets exported.
-        parser.set_defaults({
-            "checkpoint.save_last": "link",
-            "checkpoint.save_on_exception": True,
-            "checkpoint.enable_version_counter": False,
-        })
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": "link",
+                "checkpoint.save_on_exception": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})
         if subcommand == "fit":
-            parser.add_argument("--overwrite", type=bool, default=False, help="Delete an earlier run's checkpoints in this folder.")
+            parser.add_argument("--overwrite", type=bool, default=False, help="Delete the earlier run in this folder.")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -92,7 +94,8 @@ class StudentCLI(LightningCLI):
         try:
             return self.parser.parse_args(self._arguments)
         except (jsonargparse.ArgumentError, OmegaConfBaseException) as error:
-            known = [option for action in self._subcommand_parsers[self._arguments[0]]._actions for option in action.option_strings]
+            actions = self._subcommand_parsers[self._arguments[0]]._actions
+            known = [option for action in actions for option in action.option_strings]
             raise ConfigError(f"{error}{_remedy(str(error), known)}") from error
 
     def _parse_ckpt_path(self) -> None:
@@ -106,7 +109,7 @@ class StudentCLI(LightningCLI):
     def _adopt_checkpoint_settings(self, subcommand: str, path: str | None) -> None:
         if path is None or not Path(path).is_file():
             return
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        checkpoint = read_checkpoint(Path(path))
         settings = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if not key.startswith("_")}
         parser = self._subcommand_parsers[subcommand]
         known = {action.dest for action in parser._actions}
@@ -117,8 +120,8 @@ class StudentCLI(LightningCLI):
         path = kwargs.get("ckpt_path")
         if path == "last" and not self._last_checkpoints():
             raise ConfigError(
-                f"--ckpt_path last: no checkpoint under {self._checkpoint_folder()}; leave --ckpt_path out to train from the start, "
-                "or set --trainer.default_root_dir to the folder of the run to go on with"
+                f"--ckpt_path last: no checkpoint under {self._checkpoint_folder()}; leave --ckpt_path out to train from the "
+                "start, or set --trainer.default_root_dir to the folder of the run to go on with"
             )
         if path not in (None, "last", "best", "hpc") and not Path(path).exists():
             raise ConfigError(f"--ckpt_path {path}: no such file; give a .ckpt file or the word last")
@@ -132,8 +135,8 @@ class StudentCLI(LightningCLI):
             return
         if not options.get("overwrite"):
             raise ConfigError(
-                f"{self.trainer.default_root_dir} holds an earlier run ({Path(sorted(earlier)[0]).name}): go on with it by --ckpt_path last, "
-                "start anew in another folder by --trainer.default_root_dir, or replace it by --overwrite true"
+                f"{self.trainer.default_root_dir} holds an earlier run ({Path(sorted(earlier)[0]).name}): go on with it by "
+                "--ckpt_path last, train in another folder by --trainer.default_root_dir, or replace it by --overwrite true"
             )
         for stale in [*self._checkpoint_folder().glob("*.ckpt"), Path(self.trainer.default_root_dir, "metrics.jsonl")]:
             stale.unlink(missing_ok=True)
@@ -159,11 +162,11 @@ def train(
     Returns the process's exit code: 0, 143 after SIGTERM, 130 after Ctrl-C (a checkpoint is saved in both cases).
     Raises ConfigError for a setting that Lightning refuses; SystemExit(2), as argparse does, for one that the parser refuses.
     """
-    if model_class is None:
-        from distill.student.module import StudentModule as model_class  # type: ignore[no-redef]
-    if datamodule_class is None:
-        from distill.data import RecordDataModule as datamodule_class  # type: ignore[no-redef]
-    assert model_class is not None and datamodule_class is not None
+    if model_class is None or datamodule_class is None:
+        from distill.data import RecordDataModule
+        from distill.student.module import StudentModule
+
+        model_class, datamodule_class = model_class or StudentModule, datamodule_class or RecordDataModule
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     OmegaConf.register_resolver("oc.env", _refuse_environment, replace=True)
     try:
@@ -214,8 +217,11 @@ def _remedy(message: str, options: Sequence[str]) -> str:
 
 
 def _concrete_subclasses(base: type) -> list[type]:
-    found = [below for cls in base.__subclasses__() for below in (cls, *_concrete_subclasses(cls))]
-    return [cls for cls in found if not inspect.isabstract(cls)]
+    concrete = []
+    for cls in base.__subclasses__():
+        concrete += [] if inspect.isabstract(cls) else [cls]
+        concrete += _concrete_subclasses(cls)
+    return concrete
 
 
 def _option(args: Sequence[str], name: str) -> str | None:
