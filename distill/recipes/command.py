@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from importlib.machinery import ModuleSpec
 from itertools import islice
 from pathlib import Path
@@ -15,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 from distill.errors import ConfigError, DistillError
 from distill.recipes.cache import replace_file
 from distill.recipes.discover import load_recipe
+from distill.recipes.key import code_version, describe, digest
 from distill.recipes.run import Run
+from distill.teachers.base import Sampling, Teacher
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+    from distill.records.manifest import Manifest
 
 _OWN = ("out", "preview", "fresh", "retry_lost")
 
@@ -98,9 +103,25 @@ def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any, sh
             for record in islice(records, settings.preview):
                 print(record_line(record))
         return 0
-    run.write_records(records, recipe=module.__name__.rpartition(".")[2], config=_plain(shown))
-    print(f"{run.table()}\n{run.folder / 'records'}")
+    manifest = run.write_records(records, about=_about(module, parser.prog, arguments, shown))
+    print(f"{run.table()}\n{manifest.rows} records in {run.folder / 'records'}")
     return 0
+
+
+def _about(module: ModuleType, program: str, arguments: Mapping[str, Any], shown: str) -> Manifest:
+    """What the manifest can know of a recipe: its name, a hash of its code and settings, its teacher and how it was sampled."""
+    from distill.records.manifest import Manifest
+
+    teacher = next((value for value in arguments.values() if isinstance(value, Teacher)), None)
+    sampling = next((value for value in arguments.values() if isinstance(value, Sampling)), None)
+    return Manifest(
+        recipe=module.__name__.rpartition(".")[2],
+        recipe_hash=digest([code_version(module), shown]),
+        teacher=dict(teacher.identity()) if teacher is not None else {},
+        sampling=describe(asdict(sampling)) if sampling is not None else {},
+        seed=sampling.seed if sampling is not None else None,
+        command=f"{program} --config config.yaml",
+    )
 
 
 def _shown(parser: ArgumentParser, settings: Any) -> str:
@@ -110,10 +131,3 @@ def _shown(parser: ArgumentParser, settings: Any) -> str:
         if name in kept:
             del kept[name]
     return str(parser.dump(kept, skip_none=False, skip_validation=True))
-
-
-def _plain(shown: str) -> Mapping[str, Any]:
-    import yaml
-
-    loaded: Mapping[str, Any] = yaml.safe_load(shown) or {}
-    return loaded

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -105,14 +106,20 @@ class Run:
         """Count what became of rows that are not lost (labels, verdicts); shown in the summary."""
         self.counts.setdefault(title, Counter())[outcome] += n
 
-    def write_records(self, records: Iterable[Record], *, recipe: str = "", config: Mapping[str, Any] | None = None) -> Manifest:
-        """Finish: records/ (Parquet shards, manifest, dataset card), lost.jsonl and summary.json, each whole or not at all."""
+    def write_records(self, records: Iterable[Record], *, about: Manifest | None = None) -> Manifest:
+        """Finish: records/ (Parquet shards, manifest), lost.jsonl and summary.json, each whole or not there at all.
+
+        about: what the manifest says beside the counts (recipe, teacher, sampling); the lost rows are filled in here.
+        """
         if self.folder is None:
             raise RecipeError("a preview has no folder to write records to; give Run a folder")
-        from distill.records import dataset_card, write_records
+        from distill.records.files import write_records
+        from distill.records.manifest import write_manifest
 
-        manifest = write_records(records, self.folder / "records")
-        replace_file(self.folder / "records" / "README.md", dataset_card(manifest))
+        manifest = write_records(records, self.folder / "records", about=about)
+        lost = sum((stage.lost for stage in self.stages), Counter())
+        manifest = replace(manifest, lost=dict(sorted(lost.items())))
+        write_manifest(self.folder / "records", manifest)
         self.finish()
         return manifest
 

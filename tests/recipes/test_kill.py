@@ -1,3 +1,4 @@
+import json
 import random
 import signal
 import subprocess
@@ -38,7 +39,12 @@ def start(folder: Path, batch_size: int, log: Path) -> subprocess.Popen:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".lock"}
+    """Every file's bytes; of the manifest all but the time at which it was written."""
+    files = {
+        str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"
+    }
+    manifest = {**json.loads(files.pop("records/manifest.json")), "created": ""}
+    return files | {"manifest": json.dumps(manifest).encode()}
 
 
 @pytest.fixture(scope="module")

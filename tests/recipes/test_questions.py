@@ -57,7 +57,11 @@ def test_columns_may_have_other_names(tmp_path):
         ("q.jsonl", '{"id": "a", "question": "Who?"}', r"q.jsonl:1: no 'prompt' column.*columns found: id, question"),
         ("q.csv", "id,question\na,Who?\n", r"q.csv:2: no 'prompt' column.*columns found: id, question"),
         ("q.csv", "id,prompt\na,Who, me?\n", "q.csv:2: more cells than the header has"),
-        ("q.jsonl", '{"id":"a","prompt":"1"}\n{"id":"b","prompt":"2"}\n{"id":"a","prompt":"3"}', "question 3 has the id 'a' of question 1"),
+        (
+            "q.jsonl",
+            '{"id":"a","prompt":"1"}\n{"id":"b","prompt":"2"}\n{"id":"a","prompt":"3"}',
+            "question 3 has the id 'a' of question 1",
+        ),
         ("q.jsonl", '{"id": "a", "prompt": "1"}\n{"id": "b", "pro', "q.jsonl:2: not JSON"),
         ("q.jsonl", "[1]", "q.jsonl:1: expected an object, got list"),
         ("q.jsonl", '{"id": "a", "prompt": [{"role": "bot", "content": "x"}]}', "needs a role .system, user"),

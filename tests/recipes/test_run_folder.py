@@ -91,6 +91,8 @@ print(peak() - before)
 def test_memory_does_not_hold_the_results(tmp_path):
     for _ in ("first", "resumed"):
         start = time.monotonic()
-        grown = int(subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=True).stdout)
+        grown = int(
+            subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=True).stdout
+        )
         size = sum(file.stat().st_size for file in (tmp_path / "stages").iterdir()) / 2**20
         assert size > 220 and grown < 60, (grown, size, time.monotonic() - start)

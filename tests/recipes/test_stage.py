@@ -14,7 +14,9 @@ ITEMS = [(f"q{number}", {"text": f"שאלה {number}", "n": number}) for number 
 def answer(items: list[Item]) -> list[object]:
     """Loses every seventh; the result holds what JSON changes (a tuple), more than one script, and a line separator."""
     return [
-        Lost("sevens") if item.value["n"] % 7 == 0 else {"text": item.value["text"] + "\u2028\n\ud800", "pair": (1, item.value["n"])}
+        Lost("sevens")
+        if item.value["n"] % 7 == 0
+        else {"text": item.value["text"] + "\u2028\n\ud800", "pair": (1, item.value["n"])}
         for item in items
     ]
 
@@ -140,7 +142,9 @@ def test_every_row_in_is_a_row_out_or_a_named_loss(tmp_path):
     lost = [json.loads(line) for line in (tmp_path / "lost.jsonl").read_text().splitlines()]
     assert lost == [{"id": f"q{n}", "stage": "ask", "reason": "sevens"} for n in (0, 7, 14, 21)]
     assert len(rows) + len(lost) == len(ITEMS)
-    assert json.loads((tmp_path / "summary.json").read_text())["stages"] == [{"name": "ask", "in": 23, "out": 19, "lost": {"sevens": 4}}]
+    assert json.loads((tmp_path / "summary.json").read_text())["stages"] == [
+        {"name": "ask", "in": 23, "out": 19, "lost": {"sevens": 4}}
+    ]
     assert table.splitlines()[1].split() == ["ask", "23", "19", "4", "4", "sevens"]
 
 
@@ -148,7 +152,10 @@ def test_lost_rows_of_all_stages_are_listed_by_stage(tmp_path):
     with Run(tmp_path, quiet=True) as run:
         first = run.map("ask", ITEMS, answer, key={}, batch_size=3)
         second = run.map(
-            "check", ((row.id, row.value) for row in first), lambda items: [Lost("odd") if i.value["n"] % 2 else 1 for i in items], key={}
+            "check",
+            ((row.id, row.value) for row in first),
+            lambda items: [Lost("odd") if i.value["n"] % 2 else 1 for i in items],
+            key={},
         )
         assert len(list(second)) == 10
         run.finish()
