@@ -1,5 +1,8 @@
 """Records: the schema, its files and its translations."""
 
+from distill.records.card import dataset_card, write_card
+from distill.records.files import Report, read_records, validate_files, write_records
+from distill.records.manifest import Manifest, Shard, read_manifest, verify, write_manifest
 from distill.records.schema import (
     Message,
     Polarity,
@@ -15,15 +18,26 @@ from distill.records.schema import (
 )
 
 __all__ = [
+    "Manifest",
     "Message",
     "Polarity",
     "Prompt",
     "Record",
+    "Report",
     "Role",
+    "Shard",
     "Span",
+    "dataset_card",
     "make_group",
     "make_id",
+    "read_manifest",
+    "read_records",
     "record_from_json",
     "record_line",
     "record_to_json",
+    "validate_files",
+    "verify",
+    "write_card",
+    "write_manifest",
+    "write_records",
 ]

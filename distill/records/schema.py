@@ -301,15 +301,18 @@ def _checked_spans(value: object, length: int) -> tuple[Span, ...]:
 def _checked_evidence(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise RecordError(f"evidence: got {_shown(value)}, expected an object; write {{}} where there is none")
-    plain = _plain("evidence", value, EVIDENCE_DEPTH) if value else {}
-    assert isinstance(plain, dict)
+    plain: dict[str, Any] = plain_json("evidence", value) if value else {}
     return plain
 
 
-def _plain(where: str, value: object, depth: int) -> Any:
-    """A copy of a JSON value made of dict (sorted keys), list, str, int, float, bool and None only."""
+def plain_json(where: str, value: object, *, depth: int = EVIDENCE_DEPTH) -> Any:
+    """A copy of a JSON value made of dict (sorted keys), list, str, int, float, bool and None only.
+
+    Raises:
+        RecordError: what JSON, or another reader of it, cannot hold; `where` names the value.
+    """
     if depth == 0:
-        raise RecordError(f"evidence: nested deeper than {EVIDENCE_DEPTH} levels; flatten it, or store the deep part as text")
+        raise RecordError(f"{where[:40]}...: nested deeper than {EVIDENCE_DEPTH} levels; flatten it, or store a part as text")
     if isinstance(value, str):
         _check_text(where, value)
         return str(value)
@@ -328,9 +331,9 @@ def _plain(where: str, value: object, depth: int) -> Any:
             if not isinstance(key, str):
                 raise RecordError(f"{where}: got the key {_shown(key)}, expected text; JSON keys are strings")
             _check_text(f"{where} key", key)
-        return {key: _plain(f"{where}.{key}", value[key], depth - 1) for key in sorted(value)}
+        return {key: plain_json(f"{where}.{key}", value[key], depth=depth - 1) for key in sorted(value)}
     if isinstance(value, (list, tuple)):
-        return [_plain(f"{where}[{n}]", item, depth - 1) for n, item in enumerate(value)]
+        return [plain_json(f"{where}[{n}]", item, depth=depth - 1) for n, item in enumerate(value)]
     raise RecordError(f"{where}: got {_shown(value)} ({type(value).__name__}), expected JSON; store its text or its plain values")
 
 
