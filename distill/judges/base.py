@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,3 +29,10 @@ class Judge(ABC):
     @abstractmethod
     def judge(self, prompt: Prompt, response: str, reference: tuple[str, ...] = ()) -> Verdict:
         """Judge one response; `reference` holds the accepted answers where they are known."""
+
+    def judge_many(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], references: Sequence[tuple[str, ...]] = ()
+    ) -> list[Verdict]:
+        """One verdict for each response, in order; references may be left out altogether. One by one, unless a judge batches."""
+        accepted = references or [()] * len(responses)
+        return [self.judge(*one) for one in zip(prompts, responses, accepted, strict=True)]
