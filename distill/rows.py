@@ -1,15 +1,28 @@
 """What the student's trunk sees: padded rows, and which hidden state predicts which supervised token.
 
+This is the one home of padding, of prefix sharing and of the shift by one. A row holds only what a loss needs: nothing
+after the state that predicts the last supervised token is fed to the model (`Paris . <end>`: the state of `.` predicts
+`<end>`, so `<end>` itself is a target and never an input).
+
 Shape suffixes: B rows, T columns, N supervised positions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
+from distill.errors import RenderError
 from distill.objectives.base import Targets
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +45,264 @@ class Batch:
     record_ids: tuple[str, ...]
     positives_in_step: int
     negatives_in_step: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`."""
+        targets, teacher = self.targets, self.targets.teacher
+        if teacher is not None:
+            teacher = replace(
+                teacher,
+                ids_NK=teacher.ids_NK.to(device),
+                log_probs_NK=teacher.log_probs_NK.to(device),
+                rest_N=teacher.rest_N.to(device),
+            )
+        return replace(
+            self,
+            input_ids_BT=self.input_ids_BT.to(device),
+            position_ids_BT=self.position_ids_BT.to(device),
+            attention_mask=self.attention_mask.to(device),
+            gather_N=self.gather_N.to(device),
+            targets=replace(
+                targets,
+                token_N=targets.token_N.to(device),
+                weight_N=targets.weight_N.to(device),
+                negative_N=targets.negative_N.to(device),
+                sequence_N=targets.sequence_N.to(device),
+                teacher=teacher,
+                reference_N=None if targets.reference_N is None else targets.reference_N.to(device),
+            ),
+        )
+
+    @property
+    def real_BT(self) -> Tensor:
+        """Which columns are tokens rather than padding (bool)."""
+        mask = self.attention_mask
+        return mask if mask.dim() == 2 else mask[:, 0].diagonal(dim1=-2, dim2=-1)
+
+
+class SupervisedTokens(Protocol):
+    """What a row is built from; `render.Example` and the data module's compact store both look like this.
+
+    token_ids, weight, negative have one entry per token of prompt and response; weight 0 means that no loss sees the token.
+    """
+
+    @property
+    def record_id(self) -> str: ...
+    @property
+    def token_ids(self) -> ArrayLike: ...
+    @property
+    def prompt_length(self) -> int: ...
+    @property
+    def weight(self) -> ArrayLike: ...
+    @property
+    def negative(self) -> ArrayLike: ...
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows under construction: one list entry per row, or per sequence where the name says so."""
+
+    tokens: list[NDArray[np.int64]]
+    positions: list[NDArray[np.int64]]
+    segments: list[NDArray[np.int64]]  # 0 for the prompt, 1, 2, ... for the completions
+    row_of: list[int]  # per sequence
+    gather: list[NDArray[np.int64]]  # per sequence: columns of its row
+    targets: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]]  # per sequence: token, weight, negative
+    record_ids: list[str]
+
+
+def plain_rows(
+    examples: Sequence[SupervisedTokens],
+    pad_id: int,
+    *,
+    positives_in_step: int | None = None,
+    negatives_in_step: int | None = None,
+) -> Batch:
+    """One padded row per example.
+
+    The counts of the optimiser step default to the batch's own.
+    """
+    rows = _Rows([], [], [], [], [], [], [])
+    for example in examples:
+        _append_row(rows, [example], prompt_length=0)
+    return _collate(rows, pad_id, shared=False, positives_in_step=positives_in_step, negatives_in_step=negatives_in_step)
+
+
+def shared_rows(
+    groups: Sequence[Sequence[SupervisedTokens]],
+    pad_id: int,
+    *,
+    positives_in_step: int | None = None,
+    negatives_in_step: int | None = None,
+) -> Batch:
+    """One row `[prompt, completion 1, ..., completion C]` per distinct prompt of each group.
+
+    A completion sees the prompt and itself, and its positions go on from the prompt's end, so that each computes what it
+    would have computed in a row of its own. The counts of the optimiser step default to the batch's own.
+
+    >>> from types import SimpleNamespace as Example
+    >>> yes = Example(record_id="a", token_ids=[5, 6, 1, 9], prompt_length=2, weight=[0, 0, 1, 1], negative=[False] * 4)
+    >>> no = Example(record_id="b", token_ids=[5, 6, 2, 9], prompt_length=2, weight=[0, 0, 1, 0], negative=[True] * 4)
+    >>> batch = shared_rows([[yes, no]], pad_id=0)
+    >>> batch.input_ids_BT.tolist()  # the second completion is predicted by the prompt's last state alone
+    [[5, 6, 1]]
+    >>> batch.gather_N.tolist(), batch.targets.token_N.tolist()
+    ([1, 2, 1], [1, 9, 2])
+    """
+    rows = _Rows([], [], [], [], [], [], [])
+    for group in groups:
+        by_prompt: dict[bytes, list[SupervisedTokens]] = {}
+        for example in group:
+            prompt = np.asarray(example.token_ids[: example.prompt_length], dtype=np.int64)  # type: ignore[index]
+            by_prompt.setdefault(prompt.tobytes(), []).append(example)
+        for examples in by_prompt.values():
+            _append_row(rows, examples, prompt_length=examples[0].prompt_length)
+    return _collate(rows, pad_id, shared=True, positives_in_step=positives_in_step, negatives_in_step=negatives_in_step)
+
+
+def fed_length(weight: NDArray[np.float32], prompt_length: int) -> int:
+    """How many leading tokens the trunk must see for all supervised ones to be predicted (without any: the prompt, at least 1)."""
+    supervised = np.flatnonzero(weight)
+    return int(supervised[-1]) if supervised.size else max(prompt_length, 1)
+
+
+def _append_row(rows: _Rows, examples: Sequence[SupervisedTokens], *, prompt_length: int) -> None:
+    row = len(rows.tokens)
+    token_lists = [np.asarray(example.token_ids, dtype=np.int64) for example in examples]
+    weight_lists = [np.asarray(example.weight, dtype=np.float32) for example in examples]
+    fed = [fed_length(weight, example.prompt_length) for weight, example in zip(weight_lists, examples, strict=True)]
+    prompt_length = min(prompt_length, max(fed))
+    tokens, positions = [token_lists[0][:prompt_length]], [np.arange(prompt_length)]
+    segments = [np.zeros(prompt_length, dtype=np.int64)]
+    offset = prompt_length
+    for segment, (example, ids, weight, end) in enumerate(zip(examples, token_lists, weight_lists, fed, strict=True), start=1):
+        where = np.flatnonzero(weight)
+        if where.size and where[0] == 0:
+            raise RenderError(
+                f"record {example.record_id!r}: token 0 is supervised, but no state precedes it; begin with a prompt or BOS"
+            )
+        # The state one to the left predicts the token; inside the prompt all completions share that state.
+        column = where - 1
+        rows.gather.append(np.where(column < prompt_length, column, column - prompt_length + offset))
+        rows.targets.append((ids[where], weight[where], np.asarray(example.negative, dtype=bool)[where]))
+        rows.row_of.append(row)
+        rows.record_ids.append(example.record_id)
+        if end > prompt_length:
+            tokens.append(ids[prompt_length:end])
+            positions.append(np.arange(prompt_length, end))
+            segments.append(np.full(end - prompt_length, segment))
+            offset += end - prompt_length
+    rows.tokens.append(np.concatenate(tokens))
+    rows.positions.append(np.concatenate(positions))
+    rows.segments.append(np.concatenate(segments))
+
+
+def _collate(rows: _Rows, pad_id: int, *, shared: bool, positives_in_step: int | None, negatives_in_step: int | None) -> Batch:
+    """The only padding there is: right padding to the longest row."""
+    width = max(len(tokens) for tokens in rows.tokens)
+    input_ids = np.full((len(rows.tokens), width), pad_id, dtype=np.int64)
+    position_ids = np.zeros((len(rows.tokens), width), dtype=np.int64)
+    segments = np.full((len(rows.tokens), width), -1, dtype=np.int64)
+    for row, tokens in enumerate(rows.tokens):
+        input_ids[row, : len(tokens)] = tokens
+        position_ids[row, : len(tokens)] = rows.positions[row]
+        segments[row, : len(tokens)] = rows.segments[row]
+    negative = np.concatenate([target[2] for target in rows.targets])
+    negatives = int(negative.sum())
+    segments_BT = torch.from_numpy(segments)
+    return Batch(
+        input_ids_BT=torch.from_numpy(input_ids),
+        position_ids_BT=torch.from_numpy(position_ids),
+        attention_mask=_block_mask(segments_BT) if shared else segments_BT >= 0,
+        gather_N=torch.from_numpy(
+            np.concatenate([row * width + gather for row, gather in zip(rows.row_of, rows.gather, strict=True)])
+        ),
+        targets=Targets(
+            token_N=torch.from_numpy(np.concatenate([target[0] for target in rows.targets])),
+            weight_N=torch.from_numpy(np.concatenate([target[1] for target in rows.targets])),
+            negative_N=torch.from_numpy(negative),
+            sequence_N=torch.from_numpy(np.repeat(np.arange(len(rows.targets)), [len(target[0]) for target in rows.targets])),
+        ),
+        record_ids=tuple(rows.record_ids),
+        positives_in_step=len(negative) - negatives if positives_in_step is None else positives_in_step,
+        negatives_in_step=negatives if negatives_in_step is None else negatives_in_step,
+    )
+
+
+def _block_mask(segments_BT: Tensor) -> Tensor:
+    """(B, 1, T, T), True where a query may see a key: causal, and the key is the prompt's or the query's own completion's.
+
+    A padding query sees the prompt, since a row without any visible key is NaN in softmax; nobody sees a padding key.
+    """
+    query, key = segments_BT[:, :, None], segments_BT[:, None, :]
+    causal_TT = torch.ones(segments_BT.shape[1], segments_BT.shape[1], dtype=torch.bool).tril()
+    return (causal_TT & ((key == 0) | ((key == query) & (key > 0))))[:, None]
+
+
+@dataclass(frozen=True)
+class _ProbeExample:
+    record_id: str
+    token_ids: list[int]
+    prompt_length: int
+    weight: list[float]
+    negative: list[bool]
+
+
+def allows_prefix_sharing(model: nn.Module, *, longest: int) -> bool:
+    """Whether `model` computes the same in prefix-shared rows as in plain rows of up to `longest` tokens; says why not, once.
+
+    Two things are asked. The config must have no attention window or chunk shorter than `longest`, since a 4-D mask
+    replaces the window. And on a tiny row the model's logits must agree both ways, which finds models that ignore the
+    mask (recurrent ones, linear attention, flash attention) or the position ids (positions counted from the mask).
+    The model is left as it was: same mode, no gradient, no random numbers drawn.
+    """
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    for name in ("sliding_window", "attention_chunk_size", "window_size"):
+        window = getattr(config, name, None)
+        if isinstance(window, int) and window < longest:
+            log.info(
+                "Prefix sharing is off: %s = %d is shorter than the longest row (%d tokens); using plain rows.",
+                name,
+                window,
+                longest,
+            )
+            return False
+    error, scale = _probe(model, int(config.vocab_size))
+    # A model whose parameters are bfloat16 rounds each logit to 8 bits; float32 ones agree to about 20 units in the last place.
+    exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
+    if error <= (1e-5 if exact else 3e-2) * scale:
+        return True
+    log.info(
+        "Prefix sharing is off: the model's logits differ by %.1e of their size under a block mask; using plain rows.",
+        error / scale,
+    )
+    return False
+
+
+def _probe(model: nn.Module, vocabulary: int) -> tuple[float, float]:
+    """The greatest difference between the logits of shared and plain rows, and the greatest logit."""
+    draw = np.random.default_rng(0)
+    prompt, long, short = (draw.integers(0, vocabulary, n).tolist() for n in (6, 5, 4))
+    examples = [
+        _ProbeExample(
+            str(i), prompt + tail, len(prompt), [0.0] * len(prompt) + [1.0] * len(tail), [False] * (len(prompt) + len(tail))
+        )
+        for i, tail in enumerate((long, short, long[:2] + short))
+    ]
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    logits = []
+    with torch.no_grad():
+        for batch in (plain_rows(examples, 0), shared_rows([examples], 0)):
+            batch = batch.to(device)
+            output = model(
+                input_ids=batch.input_ids_BT,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids_BT,
+                use_cache=False,
+            )
+            logits.append(output.logits.flatten(0, 1)[batch.gather_N].float())
+    for module, training in modes:
+        module.training = training
+    return float((logits[0] - logits[1]).abs().max()), float(logits[0].abs().max())

@@ -1,0 +1,366 @@
+"""From records on disk to the batches of every optimiser step: split by group, protect, plan, pad.
+
+Which group meets which optimiser step is a pure function of (seed, epoch) and the total number of groups per step; how a
+step is cut into micro-batches and ranks is a pure function of the rest. So each batch knows the number of supervised
+positions in its whole step without communication, and a resumed run goes on at the very batch where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytorch_lightning import LightningDataModule, Trainer
+
+from distill.errors import ConfigError, RecordError, RenderError
+from distill.plan import EpochPlan, choose_negatives, plan_epoch
+from distill.records.files import read_records
+from distill.rows import Batch, allows_prefix_sharing, plain_rows, shared_rows
+from distill.store import ExampleStore, Protection, StoreBuilder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+class RecordLoader:
+    """Iterates over the batches of one epoch for one rank, and remembers where it is.
+
+    Lightning leaves a loader that is not a torch DataLoader alone, so that no sampler is injected under data parallelism:
+    the plan already divides every step between the ranks. Plain Python in the training process is enough, since a batch
+    is built in well under a millisecond per example.
+    """
+
+    def __init__(
+        self,
+        store: ExampleStore,
+        *,
+        pad_id: int,
+        batch_size: int,
+        shared: bool = True,
+        bucket_window: int = 512,
+        negatives_per_group: int | None = None,
+        seed: int = 0,
+        training: bool = True,
+        trainer: Trainer | None = None,
+    ) -> None:
+        self.store = store
+        self.shared = shared
+        self._pad_id = pad_id
+        self._batch_size = batch_size
+        self._bucket_window = bucket_window
+        self._negatives_per_group = negatives_per_group
+        self._seed = seed
+        self._training = training
+        self._trainer = trainer
+        self._epoch = 0
+        self._yielded = 0
+        self._resume: tuple[int, int] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and negatives come next; with a trainer it is the trainer's."""
+        self._epoch = epoch
+
+    @property
+    def _world(self) -> int:
+        return self._trainer.world_size if self._trainer is not None else 1
+
+    @property
+    def _accumulate(self) -> int:
+        return self._trainer.accumulate_grad_batches if self._trainer is not None and self._training else 1
+
+    def __len__(self) -> int:
+        """Micro-batches per rank and epoch, before Lightning's limit."""
+        return -(-len(self.store.groups) // (self._batch_size * self._world))
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The batches of this rank in `epoch`."""
+        trainer, limit = self._trainer, len(self)
+        if trainer is not None and self._training:
+            if trainer.overfit_batches > 0:
+                epoch = 0  # overfitting means the same batches again and again
+            wanted = trainer.limit_train_batches
+            limit = min(limit, wanted) if isinstance(wanted, int) else int(limit * wanted)
+        keep = choose_negatives(self.store, self._negatives_per_group, seed=self._seed, epoch=epoch)
+        return plan_epoch(
+            self.store.group_sizes(keep, shared=self.shared),
+            keep_E=keep,
+            batch_size=self._batch_size,
+            accumulate=self._accumulate,
+            world=self._world,
+            rank=trainer.global_rank if trainer is not None else 0,
+            bucket_window=self._bucket_window,
+            seed=self._seed if self._training else None,
+            epoch=epoch,
+            limit=limit,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Nothing is planned before the first batch is asked for: Lightning makes the iterator before it knows the epoch.
+        if self._trainer is not None and self._training:
+            self._epoch = self._trainer.fit_loop.epoch_progress.current.processed
+        epoch, (resume_epoch, done) = self._epoch, self._resume or (-1, 0)
+        self._resume = None
+        plan = self.plan(epoch)
+        for index in range(done if resume_epoch == epoch else 0, len(plan.groups)):
+            self._yielded = index + 1
+            yield self.batch(plan, index)
+        # An epoch that Lightning limits ends before this point.
+
+    def batch(self, plan: EpochPlan, index: int) -> Batch:
+        """The index-th batch of a plan. A rank without a group in it gets an unsupervised one, so that all ranks step together."""
+        groups = plan.groups[index]
+        if len(groups):
+            views = [self.store.group(group, plan.keep_E) for group in groups]
+        else:
+            views = [[self.store.unsupervised(0)]]
+        counts = {
+            "positives_in_step": int(plan.positives_in_step[index]),
+            "negatives_in_step": int(plan.negatives_in_step[index]),
+        }
+        if self.shared:
+            return shared_rows(views, self._pad_id, **counts)
+        return plain_rows([view for group in views for view in group], self._pad_id, **counts)
+
+    def _layout(self) -> dict[str, Any]:
+        """What must not change within an epoch for the rest of it to be the same."""
+        return {
+            "world_size": self._world,
+            "batch_size": self._batch_size,
+            "accumulate_grad_batches": self._accumulate,
+            "bucket_window": self._bucket_window,
+            "negatives_per_group": self._negatives_per_group,
+            "prefix_sharing": self.shared,
+            "seed": self._seed,
+            "records": self.store.fingerprint(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, finished batches of it, and the layout (plain JSON types). Lightning puts it into every checkpoint."""
+        done = self._yielded
+        if self._trainer is not None:
+            # A batch that was interrupted halfway was handed out but not learned from; Lightning repeats it.
+            done = self._trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return {"epoch": self._epoch, "batches": done, **self._layout()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; ConfigError where the rest of that epoch could not be the same."""
+        for name, now in self._layout().items():
+            if state[name] != now:
+                raise ConfigError(
+                    f"the checkpoint was taken in the middle of an epoch with {name} = {state[name]!r}, and it is {now!r} now: the rest of "
+                    f"the epoch would repeat or skip questions. Set it back, or resume from a checkpoint taken at the end of an epoch."
+                )
+        self._resume = (state["epoch"], state["batches"])
+
+
+class RecordDataModule(LightningDataModule):
+    """Records on disk -> training, validation and test batches.
+
+    Args:
+        train: path of the training records (JSONL, Parquet, or a folder of shards).
+        validation: path of the validation records; None takes `validation_fraction` of the training groups.
+        test: path of the test records, read only by `test`; `fit` still refuses to start where it shares a group with them.
+        validation_fraction: share of the training groups held out when `validation` is None. The choice depends on the groups'
+            names only, so that runs with different seeds are compared on the same questions.
+        student: name or folder of the student, whose tokenizer renders the records.
+        batch_size: groups (questions) per micro-batch and rank. More is faster and needs more memory.
+        max_tokens: longest prompt plus response in tokens; None sets no limit.
+        turns: train on the last assistant turn only, or on all of them.
+        prefix_sharing: put a question's responses behind one copy of their prompt, where the model allows it. Same result, faster.
+        bucket_window: groups that are sorted by length together. Larger means less padding and less mixing of lengths.
+        negatives_per_group: at most this many negatives per group and epoch, drawn anew each epoch; None takes all.
+        protect: which tokens of a negative are spared for the sake of the positives of its group with the same prompt. "none": none;
+            "shared_prefix": those before the first token in which it differs from every positive; "first_difference": all but
+            that first differing token (or, where that one is protected by `protect_tokens`, the first unprotected one after it).
+        protect_tokens: never penalise punctuation, white space or special tokens (the end of turn among them).
+        seed: order of the groups and choice of the negatives.
+
+    Raises:
+        RecordError: two of the paths share a group. RenderError: records that cannot be rendered, named before training starts.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        student: str,
+        validation: str | None = None,
+        test: str | None = None,
+        validation_fraction: float = 0.0,
+        batch_size: int = 8,
+        max_tokens: int | None = 1024,
+        turns: Literal["last", "all"] = "last",
+        prefix_sharing: bool = True,
+        bucket_window: int = 512,
+        negatives_per_group: int | None = None,
+        protect: Protection = "shared_prefix",
+        protect_tokens: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= validation_fraction < 1:
+            raise ConfigError(f"validation_fraction is {validation_fraction}; give a share of the groups in [0, 1)")
+        if validation is not None and validation_fraction:
+            raise ConfigError(
+                f"both validation = {validation!r} and validation_fraction = {validation_fraction} are given; keep one"
+            )
+        for name, value in {"batch_size": batch_size, "bucket_window": bucket_window}.items():
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it counts groups, at least 1")
+        if negatives_per_group is not None and negatives_per_group < 0:
+            raise ConfigError(f"negatives_per_group is {negatives_per_group}; give a number >= 0, or null for all of them")
+        self.save_hyperparameters()
+        self._train_path, self._validation_path, self._test_path = train, validation, test
+        self._validation_fraction = validation_fraction
+        self._student = student
+        self._batch_size = batch_size
+        self._max_tokens = max_tokens
+        self._turns = turns
+        self._prefix_sharing = prefix_sharing
+        self._bucket_window = bucket_window
+        self._negatives_per_group = negatives_per_group
+        self._protect: Protection = protect
+        self._protect_tokens = protect_tokens
+        self._seed = seed
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.stores: dict[str, ExampleStore] = {}  # "train", "validation", "test": read once, whatever the stages
+
+    def setup(self, stage: str) -> None:
+        """Read, render, split and check; called by Lightning on every rank."""
+        if stage in ("fit", "validate") and "train" not in self.stores:
+            train = self._read(self._train_path)
+            if self._validation_path is not None:
+                self.stores["validation"] = self._finish("validation", self._read(self._validation_path))
+                _refuse_shared_groups(
+                    self._train_path, set(train.groups), self._validation_path, set(self.stores["validation"].groups)
+                )
+            elif self._validation_fraction:
+                train, held_out = train.split(_held_out(train.groups, self._validation_fraction))
+                self.stores["validation"] = self._finish("validation", held_out)
+            if self._test_path is not None:
+                test_groups = _groups(self._test_path)
+                _refuse_shared_groups(self._train_path, set(train.groups), self._test_path, test_groups)
+                if "validation" in self.stores:
+                    name = self._validation_path or f"the held-out part of {self._train_path}"
+                    _refuse_shared_groups(name, set(self.stores["validation"].groups), self._test_path, test_groups)
+            self.stores["train"] = self._finish("train", train)
+        if stage == "test" and "test" not in self.stores:
+            if self._test_path is None:
+                raise ConfigError("there are no test records: set data.test to a path")
+            self.stores["test"] = self._finish("test", self._read(self._test_path))
+
+    def train_dataloader(self) -> RecordLoader:
+        """One rank's batches of one training epoch; a new order in every epoch."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> RecordLoader | list[RecordLoader]:
+        """The validation batches, longest last; an empty list without validation records."""
+        return self._loader("validation") if "validation" in self.stores else []
+
+    def test_dataloader(self) -> RecordLoader:
+        """The test batches, longest last."""
+        return self._loader("test")
+
+    def _loader(self, name: str) -> RecordLoader:
+        store, tokenizer = self.stores[name], self._load_tokenizer()
+        training = name == "train"
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        return RecordLoader(
+            store,
+            pad_id=int(pad_id or 0),
+            batch_size=self._batch_size,
+            shared=self._prefix_sharing and allows_prefix_sharing(self._model(), longest=store.longest_row()),
+            bucket_window=self._bucket_window,
+            negatives_per_group=self._negatives_per_group if training else None,
+            seed=self._seed,
+            training=training,
+            trainer=self.trainer,
+        )
+
+    def _model(self) -> Any:
+        """The model that the batches are for: `StudentModule.model`."""
+        if self.trainer is None:
+            raise ConfigError(
+                "the data module is not attached to a trainer; pass it as datamodule=, or set prefix_sharing to false"
+            )
+        return self.trainer.lightning_module.model
+
+    def _load_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            from distill.models import load_tokenizer
+
+            self._tokenizer = load_tokenizer(self._student)
+        return self._tokenizer
+
+    def _read(self, path: str) -> StoreBuilder:
+        """Render every record of a file; unrenderable ones are reported together."""
+        from distill.render import render
+
+        tokenizer, builder, failures = self._load_tokenizer(), StoreBuilder(), []
+        for record in read_records(Path(path)):
+            if record.weight == 0 and not record.spans:
+                builder.leave_out("of weight 0")
+                continue
+            try:
+                builder.add(render(record, tokenizer, max_tokens=self._max_tokens, turns=self._turns))
+            except RenderError as error:
+                failures.append(str(error))
+        if failures:
+            more = f"\n... and {len(failures) - 5} more" if len(failures) > 5 else ""
+            raise RenderError(f"{path}: {len(failures)} records cannot be rendered:\n" + "\n".join(failures[:5]) + more)
+        if not builder.groups:
+            raise RecordError(f"{path}: no record is left to train on or to validate with")
+        return builder
+
+    def _finish(self, name: str, builder: StoreBuilder) -> ExampleStore:
+        store, left_out = builder.build(self._load_tokenizer(), protect=self._protect, protect_tokens=self._protect_tokens)
+        _log_summary(name, store, left_out)
+        return store
+
+
+def _held_out(groups: list[str], fraction: float) -> set[str]:
+    """The groups with the smallest hashes: as good as random, the same for every seed and every order of the file."""
+    by_hash = sorted(groups, key=lambda group: hashlib.blake2b(group.encode(), digest_size=8).digest())
+    count = max(1, round(fraction * len(groups)))
+    if count >= len(groups):
+        raise ConfigError(f"validation_fraction = {fraction} of {len(groups)} groups leaves no group to train on; add records")
+    return set(by_hash[:count])
+
+
+def _groups(path: str) -> set[str]:
+    return {record.group for record in read_records(Path(path))}
+
+
+def _refuse_shared_groups(left_path: str, left: set[str], right_path: str, right: set[str]) -> None:
+    shared = sorted(left & right)
+    if shared:
+        raise RecordError(
+            f"{left_path} and {right_path} share {len(shared)} group(s), such as {shared[0]!r}: a student would be measured on questions "
+            "it was trained on. Split by group, so that all records of one question are in one file."
+        )
+
+
+def _log_summary(name: str, store: ExampleStore, left_out: Counter[str]) -> None:
+    positives, negatives = store.totals()
+    log.info(
+        "%s: %d questions, %d records, %d positive and %d negative tokens",
+        name,
+        len(store.groups),
+        len(store),
+        positives,
+        negatives,
+    )
+    for reason, count in sorted(left_out.items()):
+        log.info("%s: left out %d record(s) %s", name, count, reason)
+    unpaired = store.groups_without_positives()
+    if unpaired:
+        log.warning(
+            "%s: %d question(s) have negatives and no positive: a penalty alone only promotes the next wrong answer",
+            name,
+            unpaired,
+        )
