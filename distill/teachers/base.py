@@ -21,7 +21,8 @@ class Sampling:
     temperature 0 is greedy. max_tokens counts generated tokens, end of turn included. A completion ends before the first of
     `stop`. `avoid_start` lists texts that a completion must not begin with: the first token of each is impossible at the
     first step (used to ask for the best answer of a model that would rather abstain). The seed fixes the draw for each
-    prompt on its own: a prompt's samples do not depend on which other prompts share its batch.
+    prompt on its own: a prompt's samples do not depend on which other prompts share its batch. `skip` is the index of the
+    first sample: n=10, then n=10 with skip=10, give the same twenty as n=20 at once.
     """
 
     n: int = 1
@@ -30,6 +31,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 64
     seed: int = 0
+    skip: int = 0
     stop: tuple[str, ...] = ()
     avoid_start: tuple[str, ...] = ()
 
@@ -50,10 +52,17 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScores:
-    """log p of each token of a response given its prompt (nats, text order); `tokens` are their texts, the end of turn excluded."""
+    """log p of each token of a response given its prompt (nats, text order); `tokens` are their texts, the end of turn excluded.
+
+    greedy: whether each token is the most probable one at its position (empty where the backend cannot say); all True means
+    that greedy decoding begins with this response. end_log_prob: nats, of ending the turn right after the response (log_prob +
+    end_log_prob is the log-probability of saying this and no more); None where the backend cannot say.
+    """
 
     tokens: tuple[str, ...]
     log_probs: tuple[float, ...]
+    greedy: tuple[bool, ...] = ()
+    end_log_prob: float | None = None
 
     @property
     def log_prob(self) -> float:
@@ -66,7 +75,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """JSON-able facts that change the output (model, revision or weights hash, precision), never secrets, paths or concurrency."""
+        """JSON-able facts that change the output (model, revision or weights hash, precision); no secret, path or concurrency."""
 
 
 class Generator(Teacher):
