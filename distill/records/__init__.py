@@ -16,8 +16,10 @@ from distill.records.schema import (
     record_line,
     record_to_json,
 )
+from distill.records.trl import TRL_FORMATS, TrlFormat, from_trl, to_trl
 
 __all__ = [
+    "TRL_FORMATS",
     "Manifest",
     "Message",
     "Polarity",
@@ -27,7 +29,9 @@ __all__ = [
     "Role",
     "Shard",
     "Span",
+    "TrlFormat",
     "dataset_card",
+    "from_trl",
     "make_group",
     "make_id",
     "read_manifest",
@@ -35,6 +39,7 @@ __all__ = [
     "record_from_json",
     "record_line",
     "record_to_json",
+    "to_trl",
     "validate_files",
     "verify",
     "write_card",

@@ -76,7 +76,7 @@ def write_records(
     ...     manifest = write_records([record], f"{folder}/capitals.jsonl")
     ...     assert list(read_records(f"{folder}/capitals.jsonl")) == [record]
     >>> dict(manifest.counts), manifest.groups
-    ({'positive': 1, 'negative': 0}, 1)
+    ({'negative': 0, 'positive': 1}, 1)
     """
     path = Path(path)
     kind, folder = _target(path, format)
@@ -223,8 +223,9 @@ def _shards_of_folder(folder: Path) -> list[Path]:
     totals = {int(match[2]) for match in numbers.values() if match}
     complete = [f"part-{n:05d}-of-{total:05d}" for total in totals for n in range(total)]
     if totals and sorted(complete) != [shard.stem for shard in shards]:
+        sizes = " and of ".join(map(str, sorted(totals)))
         raise RecordError(
-            f"{folder}: shards are not one whole set: {len(shards)} files of a set of {' and of '.join(map(str, sorted(totals)))}; "
+            f"{folder}: shards are not one whole set: {len(shards)} files of a set of {sizes}; "
             "the writing was stopped or a copy is missing files: write or copy it again"
         )
     return shards
