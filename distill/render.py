@@ -151,5 +151,5 @@ def _nothing_left(record: Record, *, cut: bool, max_tokens: int | None) -> str:
     if record.weight == 0:
         return "no token is supervised: its weight is 0; leave the record out or give it a weight"
     if record.spans:
-        return "no token is supervised: its spans are empty or have weight 0; leave the record out or correct the spans"
-    return "no token is supervised: its response is empty; a negative record needs a response to avoid"
+        return "no token is supervised: its spans have weight 0; leave the record out or correct the spans"
+    return "no token is supervised: its response has no tokens; a negative record needs a response to avoid"

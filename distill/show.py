@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.errors import RenderError
-from distill.records import Record
+from distill.records import Record, read_records
 from distill.render import Example, Overlong, Renderer, Turns
 from distill.template import token_texts
 
@@ -63,12 +63,22 @@ def show(
         yield ""
 
 
-def show_command(records_path: str | Path, student: str, limit: int | None = 20, color: bool = True) -> Iterator[str]:
-    """The lines that `distill show RECORDS --student MODEL` prints; records are read as far as `limit` needs."""
+def show_command(
+    records_path: str | Path,
+    student: str,
+    limit: int | None = 20,
+    color: bool = True,
+    *,
+    max_tokens: int | None = None,
+    turns: Turns = "last",
+    overlong: Overlong = "error",
+) -> Iterator[str]:
+    """`show` for a file or folder of records and a student's name or folder; reads no more records than it shows."""
     from distill.models import load_tokenizer
-    from distill.records import read_records
 
-    return show(read_records(records_path), load_tokenizer(student), color=color, limit=limit)
+    tokenizer = load_tokenizer(student)
+    records = read_records(records_path)
+    return show(records, tokenizer, color=color, limit=limit, max_tokens=max_tokens, turns=turns, overlong=overlong)
 
 
 def printable(text: str) -> str:
