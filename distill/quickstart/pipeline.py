@@ -1,0 +1,414 @@
+"""The quickstart's stages, in order, each kept on disk so that the same command goes on where the last one stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from distill.consensus import Answerability, ConsensusLabeller, sample_until_settled
+from distill.errors import ConfigError
+from distill.evaluate.abstention import Outcomes
+from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, wrong_mass
+from distill.evaluate.rule import AbstentionRule, choose_threshold, fit_rule
+from distill.quickstart.facts import Fact, Split, accepts, facts, tidy
+from distill.quickstart.labels import ABSTENTION, labeller, majority_record, majority_right, records, wrong_answers
+from distill.recipes import Item, Run
+from distill.records import Record
+from distill.teachers.base import Completion, Sampling
+
+if TYPE_CHECKING:
+    from distill.teachers.huggingface import HuggingFaceTeacher
+
+T = TypeVar("T")
+SAMPLING = Sampling(temperature=1.0, max_tokens=8, stop=(". ", ",", ";", "\n"))
+SYSTEMS = ("base", "likelihood_only", "always_idk", "labeller", "student")
+NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is added up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that changes the quickstart's result.
+
+    student: hub name, folder, or the embedded small model. questions, validation, test: how many questions of each split are
+    used (0: all). samples: answers drawn for each question. rounds: how the training questions' samples are drawn, stopping
+    where the label is settled; they add up to samples. negatives: wrong answers per question that are trained against.
+    abstention_weight: weight of "I don't know" as a negative on questions the model can answer. config: the training config.
+    train_args: further arguments of `distill fit`, such as --trainer.max_epochs=1.
+    """
+
+    student: str = "smollm2-135m-instruct"
+    seed: int = 0
+    questions: int = 220
+    validation: int = 0
+    test: int = 0
+    invented: int = 0
+    samples: int = 10
+    rounds: tuple[int, ...] = (4, 3, 3)
+    negatives: int = 2
+    known_negatives: bool = True
+    abstention_weight: float = 0.0
+    config: str = "quickstart"
+    train_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if sum(self.rounds) != self.samples:
+            raise ConfigError(f"rounds {list(self.rounds)} add up to {sum(self.rounds)}, not to samples = {self.samples}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """A question with what its samples say about it."""
+
+    fact: Fact
+    samples: tuple[Completion, ...]
+
+    def label(self, by: ConsensusLabeller) -> Answerability:
+        return by.label(self.fact.started_prompt, self.samples)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line of `distill quickstart`."""
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(
+        prog="distill quickstart", description=main.__doc__ and "Watch a small model learn what it does not know."
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="Folder of everything that is written.")
+    parser.add_argument("--fresh", action="store_true", help="Set the earlier run in this folder aside and start over.")
+    parser.add_class_arguments(Settings, as_group=False)
+    parsed = parser.parse_args(list(argv))
+    chosen = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Settings)}
+    run_quickstart(Settings(**{**chosen, "rounds": tuple(chosen["rounds"]), "train_args": tuple(chosen["train_args"])}), parsed.out, fresh=parsed.fresh)
+    return 0
+
+
+def run_quickstart(settings: Settings, out: Path, *, fresh: bool = False) -> dict[str, Any]:
+    """Run what is not done yet and return the summary; see docs/tutorials/quickstart.md for each stage by hand."""
+    from distill.quickstart.report import report
+
+    _check_settings(settings, out, fresh=fresh)
+    clock = Clock(out / "seconds.json")
+    with Run(out / "work") as run:
+        quickstart = Quickstart(settings, out, run, clock)
+        quickstart.ask_base()
+        threshold = quickstart.choose_label_threshold()
+        quickstart.write_records(threshold)
+        for name in ("likelihood_only", "student"):
+            quickstart.train(name)
+        systems = quickstart.evaluate(threshold)
+        return report(systems, out=out, seconds=clock.seconds, seed=settings.seed, settings=dataclasses.asdict(settings))
+
+
+class Clock:
+    """Seconds by stage, added up over all starts of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage; what it took counts also when it is interrupted."""
+        print(f"\n== {name}", flush=True)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
+            self._path.write_text(json.dumps(self.seconds, indent=2) + "\n")
+
+
+class Quickstart:
+    """The state that the stages share: the questions, the base model and its samples."""
+
+    def __init__(self, settings: Settings, out: Path, run: Run, clock: Clock) -> None:
+        from distill.teachers.huggingface import HuggingFaceTeacher
+
+        self.settings, self.out, self.run, self.clock = settings, out, run, clock
+        self.base = HuggingFaceTeacher(model=settings.student)
+        limits: dict[Split, int] = {
+            "train": settings.questions,
+            "validation": settings.validation,
+            "test": settings.test,
+            "invented": settings.invented,
+        }
+        self.questions = {split: choose(split, limit, settings.seed) for split, limit in limits.items()}
+        self.samples: dict[Split, list[Labelled]] = {}
+
+    # Stages
+
+    def ask_base(self) -> None:
+        """Sample the untrained model on all questions that have an answer."""
+        for split, adaptive in (("train", True), ("validation", False), ("test", False)):
+            with self.clock.stage(f"sampling: {self.settings.samples} answers to each {split} question"):
+                self.samples[split] = self._sample(split, adaptive=adaptive)  # type: ignore[index, arg-type]
+
+    def choose_label_threshold(self) -> float:
+        """The agreement from which an answer is taken as known: best on validation, rounded so that the counts decide, not noise."""
+        labels = [(asked.fact, asked.label(labeller(threshold=0.5))) for asked in self.samples["validation"]]
+        agreement = np.array([label.agreement for _, label in labels])
+        right = np.array([majority_right(fact, label) for fact, label in labels])
+        threshold = float(np.clip(choose_threshold(agreement, right, right), 0.15, 0.75))
+        print(f"agreement from which the model counts as knowing, chosen on {len(labels)} validation questions: {threshold:.2f}")
+        return threshold
+
+    def write_records(self, threshold: float) -> None:
+        """Label the training questions and write both sets of records."""
+        from distill.records import Manifest, dataset_card, write_records
+
+        by = labeller(threshold=threshold)
+        labelled = [(asked.fact, asked.label(by)) for asked in self.samples["train"]]
+        own = [record for fact, label in labelled for record in self._records(fact, label)]
+        about = Manifest(
+            recipe="quickstart",
+            teacher=self.base.identity(),
+            sampling=dataclasses.asdict(SAMPLING),
+            seed=self.settings.seed,
+            lost={f"{kind}: no record": n for kind in ("uncertain",) if (n := sum(label.label == kind for _, label in labelled))},
+            command="distill quickstart",
+            licence="cc-by-4.0",
+        )
+        folder = self.out / "records"
+        manifest = write_records(own, folder, about=about)
+        (folder / "README.md").write_text(dataset_card(manifest, own[:2]), encoding="utf-8")
+        plain = [record for fact, label in labelled if (record := majority_record(fact, label)) is not None]
+        write_records(plain, self.out / "likelihood_only" / "records", about=about)
+
+    def train(self, name: str) -> None:
+        """`distill fit` on the records, then export; nothing to do where the export stands."""
+        from distill.cli import main as distill_main
+
+        folder = self._folder(name)
+        if (folder / "export").is_dir():
+            return
+        with self.clock.stage(f"training: {name}"):
+            resume = ["--ckpt_path", "last"] if list((folder / "checkpoints").glob("*.ckpt")) else []
+            fit = [
+                "fit",
+                f"--config={self.settings.config}",
+                f"--model.student={self.settings.student}",
+                f"--data.train={folder / 'records'}",
+                f"--trainer.default_root_dir={folder}",
+                f"--seed_everything={self.settings.seed}",
+                f"--data.seed={self.settings.seed}",
+                *self.settings.train_args,
+                *resume,
+            ]
+            print("distill " + " ".join(fit), flush=True)
+            _succeed(distill_main(fit))
+            last = folder / "checkpoints" / "last.ckpt"
+            _succeed(distill_main(["export", f"--checkpoint={last}", f"--out={folder / 'export'}"]))
+
+    def evaluate(self, threshold: float) -> dict[str, dict[str, Outcomes]]:
+        """Every system on the test and the invented questions, the student's rule fitted on validation and stored with it."""
+        test, asked = self.questions["test"], self.samples["test"]
+        by = labeller(threshold=threshold)
+        labels = [one.label(by) for one in asked]
+        right_majority = [majority_right(fact, label) for fact, label in zip(test, labels, strict=True)]
+        wrong = [wrong_answers(fact, label)[:NEGATIVES_SCORED] for fact, label in zip(test, labels, strict=True)]
+        found: dict[str, dict[str, Outcomes]] = {}
+        for name in ("base", "likelihood_only", "student"):
+            with self.clock.stage(f"evaluation: {name}"):
+                rule = self._fit_rule() if name == "student" else None
+                model = self._model(name)
+                decide = _always if rule is None else _by(rule)
+                found[name] = {
+                    "test": outcomes(
+                        *self._answers(name, model, "test"),
+                        majority_right=right_majority,
+                        decide=decide,
+                        negative_mass=self._wrong_mass(name, model, test, wrong),
+                    ),
+                    "invented": outcomes(
+                        *self._answers(name, model, "invented"), majority_right=[False] * len(self.questions["invented"]), decide=decide
+                    ),
+                }
+        base = found["base"]
+        nothing = {split: dataclasses.replace(o, answered=np.zeros_like(o.answered), confidence=np.zeros_like(o.confidence),
+                                              p_idk=np.ones_like(o.p_idk), answer_log_prob=np.zeros_like(o.answer_log_prob),
+                                              negative_mass=np.zeros_like(o.negative_mass))
+                   for split, o in base.items()}  # fmt: skip
+        agreement = np.array([label.agreement for label in labels])
+        itself = dataclasses.replace(
+            base["test"],
+            answered=np.array([label.label == "answerable" for label in labels]),
+            right=np.array(right_majority),
+            confidence=agreement,
+            p_idk=1 - agreement,
+            answer_log_prob=np.log(np.maximum(agreement, 1e-3)),
+        )
+        return {
+            "base": base,
+            "likelihood_only": found["likelihood_only"],
+            "always_idk": nothing,
+            "labeller": {"test": itself, "invented": self._labeller_on_invented(by)},
+            "student": found["student"],
+        }
+
+    # Parts of stages
+
+    def _sample(self, split: Split, *, adaptive: bool) -> list[Labelled]:
+        settings = self.settings
+        sampling = dataclasses.replace(SAMPLING, n=settings.samples, seed=settings.seed)
+        # Any threshold may be chosen later, so "settled" means that the label is, for the labeller's default threshold.
+        rounds_by = labeller(threshold=0.4, band=0.2)
+
+        def draw(items: list[Item]) -> list[Any]:
+            prompts = [self._fact(item.id).started_prompt for item in items]
+            if adaptive:
+                drawn: Sequence[Sequence[Completion]] = sample_until_settled(
+                    self.base, prompts, sampling, rounds_by, rounds=settings.rounds
+                ).samples
+            else:
+                drawn = self.base.generate(prompts, sampling)
+            return [[dataclasses.asdict(one) for one in completions] for completions in drawn]
+
+        key = {"teacher": self.base.identity(), "sampling": sampling, "rounds": list(settings.rounds) if adaptive else None, "version": 1}
+        rows = self.run.map(
+            f"sample_{split}", self._items(split), draw, key=key, batch_size=32, tokens=lambda result: sum(c["tokens"] for c in result)
+        )
+        asked = [(self._fact(row.id), [Completion(**c) for c in row.result]) for row in rows]
+        return [
+            Labelled(fact=fact, samples=tuple(dataclasses.replace(one, text=tidy(fact, one.text)) for one in completions))
+            for fact, completions in asked
+        ]
+
+    def _records(self, fact: Fact, label: Answerability) -> Iterator[Record]:
+        settings = self.settings
+        return records(
+            fact,
+            label,
+            negatives=settings.negatives,
+            known_negatives=settings.known_negatives,
+            abstention_weight=settings.abstention_weight,
+        )
+
+    def _answers(self, name: str, model: HuggingFaceTeacher, split: Split) -> tuple[list[Answer], list[str], list[bool]]:
+        """Answers to one split, the entities they are about, and whether each is right."""
+
+        def answer(items: list[Item]) -> list[Any]:
+            asked = [self._fact(item.id) for item in items]
+            given = answer_questions(model, [f.prompt for f in asked], [f.start for f in asked], abstention=ABSTENTION)
+            return [dataclasses.asdict(one) for one in given]
+
+        key = {"model": model.identity(), "abstention": ABSTENTION, "version": 1}
+        rows = list(self.run.map(f"answer_{split}_{name}", self._items(split), answer, key=key, batch_size=48))
+        answers = [Answer(**row.result) for row in rows]
+        asked = [self._fact(row.id) for row in rows]
+        return answers, [f.entity for f in asked], [accepts(f, a.text) for f, a in zip(asked, answers, strict=True)]
+
+    def _wrong_mass(self, name: str, model: HuggingFaceTeacher, asked: Sequence[Fact], wrong: Sequence[Sequence[str]]) -> list[float]:
+        def mass(items: list[Item]) -> list[Any]:
+            prompts = [opened(self._fact(item.id).prompt, self._fact(item.id).start) for item in items]
+            return [None if np.isnan(m) else m for m in wrong_mass(model, prompts, [item.value["wrong"] for item in items])]
+
+        key = {"model": model.identity(), "version": 1}
+        items = [(f.id, {"wrong": list(texts)}) for f, texts in zip(asked, wrong, strict=True)]
+        rows = self.run.map(f"wrong_mass_{name}", items, mass, key=key, batch_size=48)
+        return [float("nan") if row.result is None else row.result for row in rows]
+
+    def _fit_rule(self) -> AbstentionRule:
+        """The student's rule, fitted and its threshold set on validation, stored in its export."""
+        folder = self._folder("student") / "export"
+        asked = self.samples["validation"]
+        majority = np.array([majority_right(one.fact, one.label(labeller(threshold=0.5))) for one in asked])
+        answers, _, right = self._answers("student", self._model("student"), "validation")
+        signals = {
+            "answer_log_prob": np.array([a.log_prob for a in answers]),
+            "p_idk": np.exp([a.idk_log_prob for a in answers]),
+            "greedy_idk": np.array([a.greedy_idk for a in answers]),
+        }
+        rule = fit_rule(**signals, right=np.array(right), abstention=ABSTENTION)
+        confidence = rule.confidence(**signals)
+        rule = dataclasses.replace(rule, threshold=choose_threshold(confidence, np.array(right), majority))
+        rule.save(folder)
+        print(f"the student answers where its chance of being right is at least {rule.threshold:.2f} (kept in {folder})")
+        return rule
+
+    def _labeller_on_invented(self, by: ConsensusLabeller) -> Outcomes:
+        with self.clock.stage("sampling: the labeller on invented entities"):
+            asked = self._sample("invented", adaptive=False)
+        labels = [one.label(by) for one in asked]
+        agreement = np.array([label.agreement for label in labels])
+        n = len(labels)
+        return Outcomes(
+            cluster=np.array([one.fact.entity for one in asked]),
+            answered=np.array([label.label == "answerable" for label in labels]),
+            right=np.zeros(n, dtype=bool),
+            majority_right=np.zeros(n, dtype=bool),
+            p_idk=1 - agreement,
+            answer_log_prob=np.log(np.maximum(agreement, 1e-3)),
+            confidence=agreement,
+            negative_mass=np.full(n, np.nan),
+        )
+
+    def _model(self, name: str) -> HuggingFaceTeacher:
+        from distill.teachers.huggingface import HuggingFaceTeacher
+
+        return self.base if name == "base" else HuggingFaceTeacher(model=str(self._folder(name) / "export"))
+
+    def _folder(self, name: str) -> Path:
+        return self.out if name == "student" else self.out / name
+
+    def _items(self, split: Split) -> list[tuple[str, Any]]:
+        return [(fact.id, {"question": fact.question, "start": fact.start}) for fact in self.questions[split]]
+
+    def _fact(self, name: str) -> Fact:
+        return _by_id()[name]
+
+
+def choose(split: Split, limit: int, seed: int) -> list[Fact]:
+    """The split's facts in an order that depends on the seed, so that another seed sees other training questions; 0 is all."""
+    asked = [fact for fact in facts() if fact.split == split]
+    order = np.random.default_rng([seed, len(asked)]).permutation(len(asked)) if split == "train" else np.arange(len(asked))
+    return [asked[i] for i in order[: limit or len(asked)]]
+
+
+def _by_id() -> Mapping[str, Fact]:
+    return {fact.id: fact for fact in facts()}
+
+
+def _always(log_prob: np.ndarray, p_idk: np.ndarray, greedy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A model without a rule answers everything, and is as sure as its answer is probable."""
+    return log_prob, np.ones(len(log_prob), dtype=bool)
+
+
+def _by(rule: AbstentionRule) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def decide(log_prob: np.ndarray, p_idk: np.ndarray, greedy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        confidence = rule.confidence(log_prob, p_idk, greedy)
+        return confidence, confidence >= rule.threshold
+
+    return decide
+
+
+def _succeed(code: int) -> None:
+    if code:
+        raise SystemExit(code)
+
+
+def _check_settings(settings: Settings, out: Path, *, fresh: bool) -> None:
+    """One folder holds one run: other settings in the same folder would mix two."""
+    path = out / "settings.json"
+    now = json.loads(json.dumps(dataclasses.asdict(settings)))
+    if fresh and out.exists():
+        number = 1
+        while (aside := out.with_name(f"{out.name}.old{number}")).exists():
+            number += 1
+        out.rename(aside)
+        print(f"the earlier run is now in {aside}")
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
+        if changed:
+            what = ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in changed)
+            raise ConfigError(f"{out} holds a run with other settings ({what}); choose another --out, or start over with --fresh")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=2) + "\n")

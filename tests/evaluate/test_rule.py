@@ -1,0 +1,82 @@
+"""The rule that decides when the student answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.errors import ConfigError
+from distill.evaluate.rule import RULE_FILE, AbstentionRule, choose_threshold, fit_rule
+
+
+def _signals(n: int = 4000, seed: int = 0) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    answer_log_prob = -draw.exponential(2.0, n)
+    p_idk = 1 / (1 + np.exp(-draw.normal(0, 2, n)))
+    logit = 1.0 + 0.8 * answer_log_prob - 0.5 * np.log(p_idk / (1 - p_idk))
+    return dict(answer_log_prob=answer_log_prob, p_idk=p_idk, greedy_idk=p_idk > 0.5, right=draw.random(n) < 1 / (1 + np.exp(-logit)))
+
+
+def test_the_fit_finds_the_weights_that_made_the_data() -> None:
+    rule = fit_rule(**_signals(40_000), abstention="I don't know.")
+    assert rule.bias == pytest.approx(1.0, abs=0.15)
+    assert rule.answer == pytest.approx(0.8, abs=0.05)
+    assert rule.idk == pytest.approx(-0.5, abs=0.05)
+    assert rule.greedy == pytest.approx(0.0, abs=0.15)
+
+
+def test_confidence_is_calibrated() -> None:
+    train, test = _signals(), _signals(seed=1)
+    right = test.pop("right")
+    confidence = fit_rule(**train, abstention="I don't know.").confidence(**test)
+    for low in np.arange(0, 1, 0.2):
+        inside = (confidence >= low) & (confidence < low + 0.2)
+        assert right[inside].mean() == pytest.approx(confidence[inside].mean(), abs=0.06)
+
+
+def test_a_signal_that_never_changes_gets_no_weight() -> None:
+    signals = _signals()
+    rule = fit_rule(**{**signals, "greedy_idk": np.zeros(4000, dtype=bool)}, abstention="I don't know.")
+    assert rule.greedy == 0
+
+
+def test_only_the_named_signals_are_used() -> None:
+    rule = fit_rule(**_signals(), abstention="I don't know.", use=("answer",))
+    assert rule.idk == rule.greedy == 0 and rule.answer > 0
+
+
+def test_nothing_can_be_fitted_to_answers_that_are_all_wrong() -> None:
+    signals = _signals()
+    with pytest.raises(ConfigError, match="all wrong"):
+        fit_rule(**{**signals, "right": np.zeros(4000, dtype=bool)}, abstention="I don't know.")
+
+
+def test_the_threshold_is_the_most_truthful_one() -> None:
+    draw = np.random.default_rng(0)
+    confidence, right = draw.random(200), draw.random(200) < 0.5
+    majority = right ^ (draw.random(200) < 0.2)
+
+    def truthful(threshold: float) -> float:
+        return float(np.where(confidence >= threshold, right, ~majority).mean())
+
+    chosen = choose_threshold(confidence, right, majority)
+    assert truthful(chosen) == max(truthful(t) for t in np.linspace(0, 1, 2001))
+
+
+def test_a_rule_survives_its_file(tmp_path: Path) -> None:
+    rule = AbstentionRule(bias=1.0, answer=0.5, idk=-0.25, greedy=0.0, threshold=0.4, abstention="לא יודע.")
+    rule.save(tmp_path)
+    assert AbstentionRule.load(tmp_path) == rule
+
+
+def test_a_broken_rule_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / RULE_FILE).write_text('{"bias": 1}')
+    with pytest.raises(ConfigError, match=RULE_FILE):
+        AbstentionRule.load(tmp_path)
+
+
+def test_a_threshold_outside_the_probabilities_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no probability"):
+        AbstentionRule(bias=0, answer=0, idk=0, greedy=0, threshold=1.5, abstention="no")
