@@ -1,4 +1,4 @@
-"""Prompts that live in files: a Jinja file of the package or of the user, rendered without side effects, with a fence for untrusted text."""
+"""Prompts that live in files: Jinja, rendered without side effects, with a fence for untrusted text."""
 
 from __future__ import annotations
 

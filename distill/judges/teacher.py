@@ -25,7 +25,8 @@ class TeacherJudge(Judge):
     """Asks a teacher whether a response is right; only a reply that is exactly APPROVED or REJECTED counts.
 
     template: a Jinja file with the variables question, response, reference (a list) and nonce; None is the packaged one. What is
-    judged stands between two lines of a nonce that it cannot contain. Any other reply is approved = None, with its words kept as evidence; count those with `tally`.
+    judged stands between two lines of a nonce that it cannot contain. Any other reply is approved = None, with its words kept as
+    evidence; count those with `tally`.
 
     confidence is the teacher's probability of its reply where it reports one, else 1.
     """

@@ -1,0 +1,21 @@
+"""Negators: from a response to its opposite or to a wrong one, with what was changed, and how often that is right."""
+
+from distill.negators.base import Negation, Negator
+from distill.negators.changes import changed_spans
+from distill.negators.rules import RuleNegator
+from distill.negators.swap import AnswerSwap, NumberChange
+from distill.negators.teacher import TeacherNegator
+from distill.negators.truth import NegatorReport, check_negation, measure_negator
+
+__all__ = [
+    "AnswerSwap",
+    "Negation",
+    "Negator",
+    "NegatorReport",
+    "NumberChange",
+    "RuleNegator",
+    "TeacherNegator",
+    "changed_spans",
+    "check_negation",
+    "measure_negator",
+]

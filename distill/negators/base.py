@@ -17,7 +17,7 @@ class Negation:
 
 
 class Negator(ABC):
-    """Turns a response into its negation or a wrong variant; an empty list means that it cannot, and why is its caller's to count."""
+    """Turns a response into its negation or a wrong variant; an empty list means that it cannot: its caller's to count."""
 
     @abstractmethod
     def negate(self, prompt: Prompt, response: str, seed: int = 0) -> list[Negation]:
