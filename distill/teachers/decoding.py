@@ -191,8 +191,8 @@ def draw(
     ends: frozenset[int],
     banned_first: Sequence[int] = (),
     stopped: Callable[[Ids], bool] | None = None,
-    batch_size: int = 16,
-    rows: int = 160,
+    batch_size: int = 24,
+    rows: int = 240,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Drawn]]:
     """`sampling.n` samples for each prompt, in order.
@@ -288,7 +288,8 @@ def _next_tokens(
         aims = torch.minimum(aims, torch.nextafter(cumulative[:, -1:], torch.zeros_like(cumulative[:, -1:])))
         found_RC = torch.searchsorted(cumulative, aims, right=True)
         token_S = found_RC[place_S, torch.tensor(columns, device=logits_RV.device)]
-    log_prob_S = logits_RV[place_S, token_S] - logits_RV.logsumexp(dim=1)[place_S]
+    # log_softmax, not logsumexp: on a processor the latter takes ten times as long.
+    log_prob_S = logits_RV.log_softmax(dim=1)[place_S, token_S]
     return places, token_S.tolist(), log_prob_S.tolist()
 
 

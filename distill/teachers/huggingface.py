@@ -38,13 +38,13 @@ class HuggingFaceTeacher(Generator, Scorer, LogitTeacher):
     model: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    batch_size: int = 16
-    rows: int = 160
+    batch_size: int = 24
+    rows: int = 240
     threads: int | None = None
 
     @classmethod
     def from_loaded(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, batch_size: int = 16, rows: int = 160
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, batch_size: int = 24, rows: int = 240
     ) -> HuggingFaceTeacher:
         """A teacher around a model that is in memory already, a student in training for example; `name` is for its identity.
 

@@ -42,8 +42,8 @@ def score_tokens(
     responses: Sequence[Ids],
     *,
     end: int | None,
-    batch_size: int = 16,
-    rows: int = 160,
+    batch_size: int = 24,
+    rows: int = 240,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Scored]:
     """Score each (prompt, response) pair, in order. Every distinct prompt is read once, then its responses from its cache.
@@ -109,8 +109,8 @@ def _score_batch(
 def _read(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
     """The log-probability of each target (nats; without meaning for -1), and whether it is the most probable token."""
     target = target_N.clamp(min=0).to(logits_NV.device)
-    chosen = logits_NV.gather(1, target[:, None])[:, 0]
-    return (chosen - logits_NV.logsumexp(dim=1)).cpu(), (logits_NV.argmax(dim=1) == target).cpu()
+    log_prob_N = logits_NV.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
+    return log_prob_N.cpu(), (logits_NV.argmax(dim=1) == target).cpu()
 
 
 def exact_signal(model: PreTrainedModel, batch: Batch) -> TeacherSignal:
