@@ -24,16 +24,16 @@ def rows(file: Path) -> Iterator[tuple[int, Record | RecordError]]:
     seen = False
     with file.open("rb") as stream:
         for number, line in enumerate(iter(lambda: stream.readline(LINE_LIMIT), b""), start=1):
+            where = f"{file}:{number}"
+            if len(line) == LINE_LIMIT:
+                yield number, RecordError(f"{where}: line is longer than {LINE_LIMIT >> 20} MiB; put one record on each line")
+                return
             if line.isspace():
                 continue
             seen = True
-            where = f"{file}:{number}"
             if number == 1 and line.startswith(_UTF16_BOMS):
                 remedy = _iconv(file, "UTF-16")
                 yield number, RecordError(f"{where}: file is UTF-16 (by its byte order mark), expected UTF-8; {remedy}")
-                return
-            if len(line) == LINE_LIMIT:
-                yield number, RecordError(f"{where}: line is longer than {LINE_LIMIT >> 20} MiB; put one record on each line")
                 return
             try:
                 yield number, record_from_json(_parsed(file, line, where), where)

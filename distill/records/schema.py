@@ -272,7 +272,8 @@ def _checked_prompt(value: object) -> Prompt:
         if not isinstance(message, Message):
             raise RecordError(f"prompt[{n}]: got {_shown(message)}, expected a Message; {remedy}")
     if not any(message.content for message in value):
-        raise RecordError(f"prompt: is empty, expected at least one message with text; {remedy}")
+        kind = "its messages have no text" if value else "is empty"
+        raise RecordError(f"prompt: {kind}, expected at least one message with text; {remedy}")
     return tuple(value)
 
 
