@@ -193,7 +193,7 @@ def _records(
 
 
 def _wordings(clusters: Iterable[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sampled text for each cluster that answers, the largest first: its most frequent exact wording.
+    """One sampled text for each cluster that answers, the largest first: its most frequent exact wording, of equals the shortest.
 
     Texts that ended by themselves go before texts cut at max_tokens, which would teach the student to stop in mid-sentence.
     """
@@ -203,7 +203,8 @@ def _wordings(clusters: Iterable[Mapping[str, Any]], samples: Sequence[Mapping[s
             continue
         members = [samples[index] for index in cluster["members"]]
         whole = [one["text"] for one in members if one["finish"] == "stop"] or [one["text"] for one in members]
-        texts.append(Counter(whole).most_common(1)[0][0])
+        counts = Counter(whole)
+        texts.append(min(counts, key=lambda text: (-counts[text], len(text))))
     return texts
 
 

@@ -1,4 +1,4 @@
-"""How a stage's results survive a crash: append-only JSON lines, cut to the last good newline, found again by digest."""
+"""How a stage's results survive a crash: append-only JSON lines, cut back to the last whole batch, found again by digest."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ _DIGEST = slice(len(_START), len(_START) + 32)
 
 class Cache:
     """One append-only file. Its first line says what it was made from; every other line is one item's outcome.
+
+    An empty line ends a batch, and a restart keeps whole batches only. A model's last digits depend on what shares its batch, so
+    half a batch kept and half done again could differ from what an uninterrupted run would have drawn.
 
     An item done twice (lost, then tried again) has two lines and the later one counts. In memory: 16 bytes for each line that was
     there at the start.
@@ -49,8 +52,8 @@ class Cache:
         return kept if isinstance(kept, dict) and kept.get("digest") == digest else None
 
     def append(self, lines: Sequence[str]) -> None:
-        """Add whole lines and hand them to the operating system: a killed process loses none of them."""
-        self._write.write("".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass"))
+        """Add one batch and hand it to the operating system: from then on a killed process loses none of it."""
+        self._write.write("".join(line + "\n" for line in [*lines, ""]).encode("utf-8", "surrogatepass"))
         self._write.flush()
 
     def close(self) -> None:
@@ -63,17 +66,14 @@ class Cache:
         self._read.close()
 
     def _index(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Digests (first 64 bits, ascending) and the offset of each line; a torn last line is cut off."""
+        """Digests (first 64 bits, ascending) and the offset of each line; what follows the last whole batch is cut off."""
         import numpy as np
 
         digests, offsets, end = array("Q"), array("Q"), 0
+        whole_bytes = whole_rows = 0
         if self.path.exists():
             with open(self.path, "rb+") as file:
                 for line in file:
-                    if not line.endswith(b"\n"):
-                        self.cut_bytes = len(line)
-                        file.truncate(end)
-                        break
                     if line.startswith(_START):
                         try:
                             digests.append(int(line[_DIGEST][:16], 16))
@@ -81,6 +81,11 @@ class Cache:
                         except ValueError:
                             pass  # a damaged line is nobody's: its item is done again
                     end += len(line)
+                    if line == b"\n":
+                        whole_bytes, whole_rows = end, len(offsets)
+                file.truncate(whole_bytes)
+        self.cut_bytes = end - whole_bytes
+        del digests[whole_rows:], offsets[whole_rows:]
         order = np.argsort(
             np.asarray(digests, dtype=np.uint64), kind="stable"
         )  # stable: of two equal ones the later line is last

@@ -48,10 +48,9 @@ def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
     try:
         # The folder is locked before any class is built: a busy folder must not cost the loading of a model.
         with Run(folder, fresh=settings.fresh, retry_lost=settings.retry_lost, max_batch=settings.preview) as run:
-            shown = _shown(parser, settings)
             if folder is not None:
-                replace_file(folder / "config.yaml", shown)
-            return _run(run, module, parser, settings, shown)
+                replace_file(folder / "config.yaml", _shown(parser, settings))
+            return _run(run, module, parser, settings)
     except KeyboardInterrupt:
         print(f"\nStopped; what is done is kept. Go on with the same command:\n  {program} {shlex.join(argv)}", file=sys.stderr)
         return 130
@@ -92,7 +91,7 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
     return parser
 
 
-def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any, shown: str) -> int:
+def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
     built = parser.instantiate(settings)
     arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, "config")}
     records = module.build(run=run, **arguments)
@@ -103,12 +102,12 @@ def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any, sh
             for record in islice(records, settings.preview):
                 print(record_line(record))
         return 0
-    manifest = run.write_records(records, about=_about(module, parser.prog, arguments, shown))
+    manifest = run.write_records(records, about=_about(module, parser.prog, arguments))
     print(f"{run.table()}\n{manifest.rows} records in {run.folder / 'records'}")
     return 0
 
 
-def _about(module: ModuleType, program: str, arguments: Mapping[str, Any], shown: str) -> Manifest:
+def _about(module: ModuleType, program: str, arguments: Mapping[str, Any]) -> Manifest:
     """What the manifest can know of a recipe: its name, a hash of its code and settings, its teacher and how it was sampled."""
     from distill.records.manifest import Manifest
 
@@ -116,11 +115,12 @@ def _about(module: ModuleType, program: str, arguments: Mapping[str, Any], shown
     sampling = next((value for value in arguments.values() if isinstance(value, Sampling)), None)
     return Manifest(
         recipe=module.__name__.rpartition(".")[2],
-        recipe_hash=digest([code_version(module), shown]),
+        # By content, not by place: the same questions in another folder, or another batch size, are the same recipe.
+        recipe_hash=digest([code_version(module), describe({k: v for k, v in arguments.items() if k != "batch_size"})]),
         teacher=dict(teacher.identity()) if teacher is not None else {},
         sampling=describe(asdict(sampling)) if sampling is not None else {},
         seed=sampling.seed if sampling is not None else None,
-        command=f"{program} --config config.yaml",
+        command=f"{program} --config config.yaml --out FOLDER",
     )
 
 

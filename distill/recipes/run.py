@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from distill.errors import RecipeError
+from distill.errors import RecipeError, RecordError
 from distill.recipes.cache import Cache, replace_file
 from distill.recipes.key import describe, digest
 from distill.recipes.progress import Progress
@@ -107,19 +107,24 @@ class Run:
         self.counts.setdefault(title, Counter())[outcome] += n
 
     def write_records(self, records: Iterable[Record], *, about: Manifest | None = None) -> Manifest:
-        """Finish: records/ (Parquet shards, manifest), lost.jsonl and summary.json, each whole or not there at all.
+        """Finish: records/ (Parquet shards, manifest, card), lost.jsonl and summary.json, each whole or not there at all.
 
         about: what the manifest says beside the counts (recipe, teacher, sampling); the lost rows are filled in here.
         """
         if self.folder is None:
             raise RecipeError("a preview has no folder to write records to; give Run a folder")
-        from distill.records.files import write_records
-        from distill.records.manifest import write_manifest
+        from distill.records import write_card, write_manifest, write_records
 
-        manifest = write_records(records, self.folder / "records", about=about)
+        try:
+            manifest = write_records(records, self.folder / "records", about=about)
+        except RecordError:
+            if all(stage.finished for stage in self.stages):
+                self._say(self.finish())  # where no row became a record, the accounts say why
+            raise
         lost = sum((stage.lost for stage in self.stages), Counter())
         manifest = replace(manifest, lost=dict(sorted(lost.items())))
         write_manifest(self.folder / "records", manifest)
+        write_card(self.folder / "records", manifest)
         self.finish()
         return manifest
 
@@ -185,7 +190,7 @@ class Run:
             self._say(f"stage {name}: {_changes(others[-1], key)}; starting over, the old results stay in {others[-1]}")
         cache = Cache(path, header)
         if cache.cut_bytes:
-            self._say(f"stage {name}: cut an unfinished last line ({cache.cut_bytes} bytes) off {path}; its row is done again")
+            self._say(f"stage {name}: cut an unfinished batch ({cache.cut_bytes} bytes) off {path}; it is done again")
         return cache
 
     def _prepare(self, stages: Path, *, resume: bool, fresh: bool) -> None:

@@ -42,7 +42,6 @@ def test_rows_come_in_the_order_of_the_items_whatever_the_batch_size(tmp_path):
     assert [row.id for row in wanted] == [id for id, value in ITEMS if value["n"] % 7]
     for size in (2, 5, 23, 100):
         assert rows_of(tmp_path / str(size), batch_size=size) == wanted
-        assert cache_of(tmp_path / str(size)).read_bytes() == cache_of(tmp_path / "one").read_bytes()
 
 
 def test_a_finished_stage_computes_nothing_again_and_gives_the_same_rows(tmp_path):
@@ -52,26 +51,41 @@ def test_a_finished_stage_computes_nothing_again_and_gives_the_same_rows(tmp_pat
     assert rows_of(None) == first
 
 
+def jittery(items: list[Item]) -> list[object]:
+    """Like a model in bfloat16: what shares the batch shows in the result."""
+    return [[result, len(items), items[0].id] if isinstance(result, dict) else result for result in answer(items)]
+
+
 @settings(deadline=None, max_examples=60)
-@given(cut=st.floats(0, 1), first=st.integers(1, 30), second=st.integers(1, 30))
-def test_a_cache_cut_at_any_byte_gives_the_same_rows_and_the_same_file(tmp_path_factory, cut, first, second):
+@given(cut=st.floats(0, 1), size=st.integers(1, 30))
+def test_a_cache_cut_at_any_byte_gives_the_same_batches_rows_and_file(tmp_path_factory, cut, size):
     folder = tmp_path_factory.mktemp("cut")
-    wanted = rows_of(folder, batch_size=first)
+    wanted = rows_of(folder, work=jittery, batch_size=size)
     file = cache_of(folder)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(cut * len(whole))])
-    assert rows_of(folder, batch_size=second) == wanted
+    assert rows_of(folder, work=jittery, batch_size=size) == wanted
     assert file.read_bytes() == whole
 
 
-def test_a_torn_last_line_is_cut_off_and_reported(tmp_path, capsys):
+@settings(deadline=None, max_examples=30)
+@given(cut=st.floats(0, 1), first=st.integers(1, 30), second=st.integers(1, 30))
+def test_a_run_may_go_on_with_another_batch_size(tmp_path_factory, cut, first, second):
+    folder = tmp_path_factory.mktemp("cut")
+    wanted = rows_of(folder, batch_size=first)
+    whole = cache_of(folder).read_bytes()
+    cache_of(folder).write_bytes(whole[: int(cut * len(whole))])
+    assert rows_of(folder, batch_size=second) == wanted
+
+
+def test_a_torn_batch_is_cut_off_and_reported(tmp_path, capsys):
     rows_of(tmp_path)
     file = cache_of(tmp_path)
     whole = file.read_bytes()
     file.write_bytes(whole[:-9])
     with Run(tmp_path) as run:
-        list(run.map("ask", ITEMS, answer, key={"version": 1}))
-    assert "cut an unfinished last line" in capsys.readouterr().err
+        list(run.map("ask", ITEMS, answer, key={"version": 1}, batch_size=4))
+    assert "cut an unfinished batch" in capsys.readouterr().err
     assert file.read_bytes() == whole
 
 
@@ -79,8 +93,9 @@ def test_a_line_damaged_in_the_middle_costs_only_its_own_item(tmp_path):
     wanted = rows_of(tmp_path)
     file = cache_of(tmp_path)
     lines = file.read_bytes().split(b"\n")
-    lines[3] = lines[3][:60] + b"\0" * 20 + lines[3][80:]
-    lines[5] = b"\0" * len(lines[5])
+    at = {number: next(k for k, line in enumerate(lines) if f'"id":"q{number}"'.encode() in line) for number in (2, 4)}
+    lines[at[2]] = lines[at[2]][:60] + b"\0" * 20 + lines[at[2]][80:]
+    lines[at[4]] = b"\0" * len(lines[at[4]])
     file.write_bytes(b"\n".join(lines))
     done = []
 

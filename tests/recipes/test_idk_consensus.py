@@ -1,0 +1,152 @@
+import json
+
+import pytest
+from distill.data_recipes.idk_consensus import build
+from parrot import KNOWN, Parrot
+
+from distill.consensus import ConsensusLabeller, LogProbLabeller
+from distill.errors import ConfigError
+from distill.recipes import Run
+from distill.teachers.base import Sampling
+
+ANSWERS = {"known": ["Paris"], "unknown": ["Kyiv"], "unsure": ["A"], "cut": [], "refuses": []}
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [{"id": f"id-{name}", "prompt": name, "answers": answers, "topic": "cities"} for name, answers in ANSWERS.items()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def made(questions, folder=None, **options):
+    """Records by question, and the run's accounts."""
+    options = {"generator": Parrot(), "labeller": ConsensusLabeller(threshold=0.5, band=0.2)} | options
+    with Run(folder, quiet=True) as run:
+        records = list(build(run=run, questions=questions, **options))
+        run.finish()
+    groups: dict[str, list] = {}
+    for record in records:
+        groups.setdefault(record.group.removeprefix("id-"), []).append(record)
+    return groups, run.accounts()
+
+
+def said(records, polarity):
+    return [record.response for record in records if record.polarity == polarity]
+
+
+def test_a_known_question_has_its_majority_answer_against_the_abstention(questions):
+    groups, _ = made(questions)
+    assert said(groups["known"], "positive") == [" Paris."], "the exact sampled wording, leading space included"
+    assert said(groups["known"], "negative") == ["I don't know."]
+    assert said(made(questions, abstention_as_negative=False)[0]["known"], "negative") == []
+    assert said(made(questions, minority_as_negative=True)[0]["known"], "negative") == ["I don't know.", " Lyon", " Nice"]
+
+
+def test_an_unknown_question_has_the_abstention_against_its_most_frequent_wrong_answers(questions):
+    groups, _ = made(questions)
+    assert said(groups["unknown"], "positive") == ["I don't know."]
+    assert said(groups["unknown"], "negative") == [" Rome", " Oslo"]
+    every = said(made(questions, negatives_per_question=99)[0]["unknown"], "negative")
+    assert every == [" Rome", " Oslo", " Bern", " Kyiv", " Riga", " Bonn"], "abstentions and blanks are no wrong answers"
+    assert said(made(questions, negatives_per_question=0)[0]["unknown"], "negative") == []
+
+
+def test_a_question_that_is_always_declined_has_the_abstention_alone(questions):
+    (record,) = made(questions)[0]["refuses"]
+    assert (record.response, record.polarity) == ("I don't know.", "positive")
+
+
+def test_an_uncertain_question_gives_no_record_and_is_counted(questions):
+    groups, accounts = made(questions)
+    assert "unsure" not in groups
+    assert accounts["counts"]["label"] == {"answerable": 2, "uncertain": 1, "unanswerable": 2}
+    assert [stage["out"] for stage in accounts["stages"]] == [5, 5]
+
+
+def test_a_wording_that_was_cut_gives_way_to_one_that_ended(questions):
+    assert said(made(questions)[0]["cut"], "positive") == [" Paris."]
+
+
+def test_of_equally_frequent_wordings_the_shortest_speaks(tmp_path, monkeypatch):
+    monkeypatch.setitem(KNOWN, "wordy", [" Paris. A fine city.", " Paris.", " Paris! Of course."] * 3 + [" Rome"])
+    path = tmp_path / "q.txt"
+    path.write_text("wordy\n")
+    (records,) = made(path)[0].values()
+    assert said(records, "positive") == [" Paris."]
+
+
+def test_the_evidence_allows_another_label_without_sampling_again(questions):
+    for record in made(questions)[0]["unknown"]:
+        evidence = record.evidence
+        assert len(evidence["samples"]) == 10 and evidence["label"] == "unanswerable" and evidence["agreement"] == 0.2
+        assert evidence["low"] <= evidence["high"] and evidence["question"] == {"topic": "cities"}
+        assert sorted(index for cluster in evidence["clusters"] for index in cluster["members"]) == list(range(10))
+        assert all(cluster["count"] == len(cluster["members"]) for cluster in evidence["clusters"])
+
+
+def test_a_new_threshold_labels_again_and_samples_nothing(questions, tmp_path):
+    made(questions, tmp_path / "run")
+    parrot = Parrot()
+    groups, _ = made(questions, tmp_path / "run", generator=parrot, labeller=ConsensusLabeller(threshold=0.9, band=0.05))
+    assert parrot.calls == [] and said(groups["known"], "positive") == ["I don't know."]
+
+
+def test_accepted_answers_are_counted_but_never_decide_unless_asked(questions):
+    groups, accounts = made(questions)
+    assert accounts["counts"]["unanswerable, majority answer against the accepted ones"] == {"wrong": 1}
+    assert accounts["counts"]["answerable, majority answer against the accepted ones"] == {"right": 1}
+    gold, _ = made(questions, gold=True, negatives_per_question=99)
+    assert said(gold["unsure"], "positive") == [" A"], "the majority answer is right, however rare"
+    assert " Kyiv" not in said(gold["unknown"], "negative"), "an accepted answer is never a negative"
+    assert said(gold["cut"], "positive") == ["I don't know."]
+
+
+def test_gold_labels_without_any_accepted_answer_are_refused_before_sampling(tmp_path):
+    path = tmp_path / "q.txt"
+    path.write_text("known\n")
+    parrot = Parrot()
+    with pytest.raises(ConfigError, match="gold=True needs accepted answers"):
+        made(path, generator=parrot, gold=True)
+    assert parrot.calls == []
+
+
+def test_the_abstention_keeps_its_space_only_where_it_continues_an_answer(tmp_path):
+    path = tmp_path / "q.jsonl"
+    prompt = [{"role": "user", "content": "unknown"}, {"role": "assistant", "content": "It is"}]
+    path.write_text(json.dumps({"id": "id-started", "prompt": prompt}))
+    assert said(made(path)[0]["started"], "positive") == [" I don't know."]
+
+
+def test_rounds_give_the_same_labels_with_fewer_samples(questions):
+    parrot = Parrot()
+    rounds, accounts = made(questions, generator=parrot, rounds=(4, 3, 3))
+    assert accounts["counts"]["label"] == made(questions)[1]["counts"]["label"]
+    assert parrot.calls[0] == 4 and min(len(records[0].evidence["samples"]) for records in rounds.values()) < 10
+    with pytest.raises(ConfigError, match="rounds .* need a ConsensusLabeller"):
+        made(questions, rounds=(4, 3), labeller=LogProbLabeller())
+
+
+def test_batch_size_and_limit_do_not_change_a_record(questions):
+    every, _ = made(questions, batch_size=1)
+    assert every == made(questions, batch_size=50)[0]
+    assert made(questions, limit=1)[0] == {"known": every["known"]}
+
+
+def test_an_abstention_that_evaluation_would_not_recognise_is_refused(questions):
+    with pytest.raises(ConfigError, match="not recognised"):
+        made(questions, abstention="Paris")
+
+
+def test_a_question_without_any_completion_is_lost_by_name(tmp_path):
+    path = tmp_path / "q.txt"
+    path.write_text("known\nnever heard of\n")
+    _, accounts = made(path)
+    assert accounts["stages"][0]["lost"] == {"no completion came back": 1}
+
+
+def test_fewer_samples_than_asked_for_are_sampled_at_the_given_number(questions):
+    parrot = Parrot()
+    made(questions, generator=parrot, sampling=Sampling(n=5), batch_size=2)
+    assert parrot.calls == [5, 5, 5]

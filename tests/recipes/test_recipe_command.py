@@ -1,0 +1,130 @@
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill.errors import ConfigError, RecipeError
+from distill.recipes.command import recipe_parser, run_recipe
+from distill.recipes.discover import list_recipes, load_recipe
+from distill.records.files import read_records
+from distill.records.manifest import verify
+
+NAMES = [entry.name for entry in list_recipes()]
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def questions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("q.txt").write_text("known\nunknown\nunsure\nrefuses\n")
+    return ["--questions", "q.txt", "--generator", "parrot.Parrot"]
+
+
+def files():
+    return sorted(str(file) for file in Path().rglob("*"))
+
+
+def test_the_recipes_are_found_without_being_listed_anywhere():
+    assert "idk_consensus" in NAMES
+
+
+@pytest.mark.parametrize("entry", list_recipes(), ids=lambda entry: entry.name)
+def test_every_recipe_has_a_line_of_help_and_a_build_that_takes_a_run(entry):
+    assert entry.summary.endswith(".") and len(entry.summary) <= 130
+    module = load_recipe(entry.name)
+    parameters = inspect.signature(module.build).parameters
+    assert parameters["run"].kind is inspect.Parameter.KEYWORD_ONLY
+    recipe_parser(module, entry.name)
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"no recipe 'idk'; there are: .*idk_consensus"):
+        load_recipe("idk")
+
+
+def test_a_recipe_may_be_a_file_of_ones_own(questions, capsys):
+    Path("own.py").write_text(
+        '"""One record."""\n'
+        "from distill.records import Message, Record\n"
+        "def build(*, run, word: str = 'hi'):\n"
+        "    ask = (Message(role='user', content='Say it.'),)\n"
+        "    yield Record(id='a', group='a', prompt=ask, response=word, polarity='positive')\n"
+    )
+    assert run_recipe("own.py", ["--preview", "3", "--word", "ho"]) == 0
+    assert json.loads(capsys.readouterr().out)["response"] == "ho"
+
+
+def test_a_file_without_build_is_no_recipe(questions):
+    Path("own.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="has no `build"):
+        run_recipe("own.py", ["--preview", "3"])
+
+
+def test_a_preview_prints_so_many_records_and_writes_nothing(questions, capsys):
+    before = files()
+    assert run_recipe("idk_consensus", [*questions, "--preview", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and json.loads(lines[0])["response"] == " Paris."
+    assert files() == before
+
+
+def test_a_run_writes_records_manifest_config_and_accounts(questions, capsys):
+    assert run_recipe("idk_consensus", [*questions, "--out", "run", "--generator.name", "polly"]) == 0
+    manifest = verify("run/records")
+    assert manifest.recipe == "idk_consensus" and manifest.teacher == {"model": "polly"} and manifest.sampling["n"] == 10
+    assert manifest.rows == len(list(read_records("run/records"))) > 0
+    assert json.loads(Path("run/summary.json").read_text())["stages"][0]["in"] == 4
+    assert Path("run/lost.jsonl").read_text() == ""
+    assert "sample" in capsys.readouterr().out
+    # The config beside the records makes them again.
+    assert run_recipe("idk_consensus", ["--config", "run/config.yaml", "--out", "again"]) == 0
+    again = verify("again/records")
+    assert again.shards == manifest.shards and again.recipe_hash == manifest.recipe_hash
+    assert Path("again/config.yaml").read_text() == Path("run/config.yaml").read_text()
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(questions, capsys):
+    options = [*questions, "--batch_size", "1", "--out", "run", "--generator.log", "log"]
+    assert run_recipe("idk_consensus", [*options, "--generator.interrupt_at", "unsure"]) == 130
+    assert "Go on with the same command:\n  distill recipe idk_consensus --questions q.txt" in capsys.readouterr().err
+    assert run_recipe("idk_consensus", options) == 0
+    assert Path("log").read_text().split() == ["known", "unknown", "unsure", "refuses"]
+
+
+def test_options_that_cannot_be_right_are_refused_before_anything_is_written(questions, capsys):
+    before = files()
+    for options, message in [
+        ([], "either --out"),
+        (["--out", "run", "--preview", "1"], "either --out"),
+        (["--preview", "0"], "at least one"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            run_recipe("idk_consensus", [*questions, *options])
+    with pytest.raises(SystemExit) as stop:
+        run_recipe("idk_consensus", [*questions, "--out", "run", "--negative_per_question", "1"])
+    assert stop.value.code == 2 and "negative_per_question" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_recipe(
+            "idk_consensus", ["--questions", "q.txt", "--generator", "distill.consensus.ConsensusLabeller", "--out", "run"]
+        )
+    assert files() == before
+
+
+def test_a_recipe_runs_as_a_module_and_reports_a_mistake_in_one_line(questions):
+    command = [sys.executable, "-m", "data_recipes.idk_consensus", *questions]
+    paths = {"PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
+    good = subprocess.run([*command, "--preview", "1"], env=paths, capture_output=True, text=True)
+    assert good.returncode == 0 and json.loads(good.stdout)["source"] == "idk_consensus", good.stderr
+    bad = subprocess.run([*command, "--preview", "1", "--questions", "no.txt"], env=paths, capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.startswith("python -m data_recipes.idk_consensus: error: no.txt: no such file")
+
+
+def test_a_missing_file_is_known_before_the_generator_is_asked(questions):
+    with pytest.raises(RecipeError, match="no such file"):
+        run_recipe(
+            "idk_consensus", ["--questions", "no.txt", "--generator", "parrot.Parrot", "--generator.log", "log", "--out", "run"]
+        )
+    assert not Path("log").exists()
