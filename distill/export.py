@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from distill.evaluate.rule import AbstentionRule
+    from distill.student.module import StudentModule
 
 ORIGIN_FILE = "distill.json"
 # Log-probabilities (nats): the merge of LoRA in float32 moves them by about 1e-5, a lost or misnamed tensor by more than 1.
@@ -78,6 +80,49 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def export(
+    student: StudentModule | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    records: Sequence[str | os.PathLike[str]] | None = None,
+    rule: AbstentionRule | None = None,
+    dtype: Literal["keep", "float32", "bfloat16"] = "keep",
+    overwrite: bool = False,
+) -> Origin:
+    """Write a StudentModule, or the Lightning checkpoint of one, as a plain Hugging Face folder; see `export_model`.
+
+    records: what it was trained on, for the hash in distill.json; None takes the paths that the checkpoint remembers and that
+    still exist. Frozen weights are not in a checkpoint: they come from the base model named in it.
+    """
+    from distill.models import load_tokenizer
+    from distill.student.module import StudentModule
+
+    step, remembered = 0, []
+    if isinstance(student, StudentModule):
+        module = student
+        module.configure_model()
+        if (trainer := module._trainer) is not None:
+            step = trainer.global_step
+    else:
+        checkpoint = read_checkpoint(Path(student))
+        step = int(checkpoint.get("global_step", 0))
+        remembered = [path for path in [checkpoint.get("datamodule_hyper_parameters", {}).get("train")] if path]
+        with warnings.catch_warnings():
+            # Frozen weights are meant to be missing; StudentModule itself refuses a checkpoint that lacks a trained one.
+            warnings.filterwarnings("ignore", message="Found keys that are in the model state dict")
+            module = StudentModule.load_from_checkpoint(Path(student), map_location="cpu", weights_only=True)
+    if records is None:
+        records = [path for path in remembered if Path(path).exists()]
+    origin = Origin(
+        base_model=module.student,
+        objectives=dict(module.hparams["objectives"]),
+        records=tuple(manifest_hash(Path(path)) for path in records),
+        step=step,
+    )
+    tokenizer = load_tokenizer(module.student)
+    return export_model(module.model, tokenizer, Path(out), origin=origin, rule=rule, dtype=dtype, overwrite=overwrite)
+
+
 def export_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -100,7 +145,7 @@ def export_model(
     plain, adapter = _merged(model)
     if dtype != "keep":
         plain = copy.deepcopy(plain) if plain is model else plain
-        # Parameters only: model.to() would round the rotary frequencies too, which are rebuilt in float32 when the folder is loaded.
+        # Parameters only: model.to() would round the rotary frequencies too, which loading the folder rebuilds in float32.
         for parameter in plain.parameters():
             parameter.data = parameter.data.to(getattr(torch, dtype))
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as staging:

@@ -40,7 +40,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(help="log-probabilities of the records' responses", target=_TRAINING, takes_name=True),
     "recipe": Command(help="run a data recipe, or list them", target="distill.cli.recipe:recipe_command"),
     "records": Command(help="validate, convert or print record files", target="distill.cli.records:records_command"),
-    "show": Command(help="print what is trained: each token green, red or grey", target="distill.show:show_command"),
+    "show": Command(help="print what is trained: each token green, red or grey", target="distill.cli.show:show_command"),
     "evaluate": Command(help="abstention and risk-coverage of a model", target="distill.cli.evaluate:evaluate_command"),
     "export": Command(help="checkpoint -> plain Hugging Face folder", target="distill.cli.export:export_command"),
     "chat": Command(help="talk to an exported student", target="distill.cli.chat:chat_command"),

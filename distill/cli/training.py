@@ -23,16 +23,19 @@ from typing import Any
 import jsonargparse
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import distill.objectives  # noqa: F401  (class_path: Unlikelihood is found by its short name once it is imported)
 from distill.cli.configs import config_arguments
+from distill.data import RecordDataModule
 from distill.errors import ConfigError
 from distill.export import read_checkpoint
 from distill.objectives.base import TokenObjective
+from distill.student.callbacks import MetricsJsonl
+from distill.student.module import StudentModule, best_precision
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 SIGTERM_EXIT, INTERRUPT_EXIT = 143, 130
@@ -48,14 +51,13 @@ class StudentCLI(LightningCLI):
         *,
         model_class: type[LightningModule],
         datamodule_class: type[LightningDataModule],
-        trainer_defaults: dict[str, Any],
         args: Sequence[str],
     ) -> None:
         super().__init__(
             model_class,
             datamodule_class,
             save_config_kwargs={"overwrite": True},  # before_fit decides what may be overwritten
-            trainer_defaults=trainer_defaults,
+            trainer_defaults=trainer_defaults(),
             seed_everything_default=0,
             parser_kwargs=dict(_PARSER) | {name: dict(_PARSER) for name in SUBCOMMANDS},
             args=list(args),
@@ -82,6 +84,12 @@ class StudentCLI(LightningCLI):
         if subcommand == "fit":
             parser.add_argument("--overwrite", type=bool, default=False, help="Delete the earlier run in this folder.")
         return parser
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the append-only metrics file of the run folder; CSVLogger would delete the old one on resumption."""
+        folder = self._get(self.config_init, "trainer")["default_root_dir"] or "."
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": [MetricsJsonl(str(Path(folder, "metrics.jsonl")))]}
+        return super().instantiate_trainer(**kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self._arguments = config_arguments(args)
@@ -154,23 +162,18 @@ class StudentCLI(LightningCLI):
 def train(
     args: Sequence[str],
     *,
-    model_class: type[LightningModule] | None = None,
-    datamodule_class: type[LightningDataModule] | None = None,
+    model_class: type[LightningModule] = StudentModule,
+    datamodule_class: type[LightningDataModule] = RecordDataModule,
 ) -> int:
-    """Run one training subcommand; `args` starts with its name. The classes default to StudentModule and RecordDataModule.
+    """Run one training subcommand; `args` starts with its name.
 
     Returns the process's exit code: 0, 143 after SIGTERM, 130 after Ctrl-C (a checkpoint is saved in both cases).
     Raises ConfigError for a setting that Lightning refuses; SystemExit(2), as argparse does, for one that the parser refuses.
     """
-    if model_class is None or datamodule_class is None:
-        from distill.data import RecordDataModule
-        from distill.student.module import StudentModule
-
-        model_class, datamodule_class = model_class or StudentModule, datamodule_class or RecordDataModule
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     OmegaConf.register_resolver("oc.env", _refuse_environment, replace=True)
     try:
-        StudentCLI(model_class=model_class, datamodule_class=datamodule_class, trainer_defaults=_trainer_defaults(), args=args)
+        StudentCLI(model_class=model_class, datamodule_class=datamodule_class, args=args)
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
     except SIGTERMException:
@@ -183,15 +186,13 @@ def train(
     return 0
 
 
-def _trainer_defaults() -> dict[str, Any]:
-    from distill.student.callbacks import MetricsJsonl, best_precision
-
+def trainer_defaults() -> dict[str, Any]:
+    """Where the Trainer's defaults differ from Lightning's; `distill fit --help` shows them."""
     return {
         "default_root_dir": "runs/fit",
-        "logger": False,  # metrics.jsonl and config.yaml lie in default_root_dir itself; CSVLogger deletes old metrics on resume
+        "logger": False,  # config.yaml and metrics.jsonl then lie in default_root_dir itself
         "precision": best_precision(),
-        "use_distributed_sampler": False,  # the record sampler shards by rank on its own
-        "callbacks": [MetricsJsonl()],
+        "use_distributed_sampler": False,  # the records' loader divides each step between the ranks on its own
     }
 
 
@@ -216,8 +217,8 @@ def _remedy(message: str, options: Sequence[str]) -> str:
     return ""
 
 
-def _concrete_subclasses(base: type) -> list[type]:
-    concrete = []
+def _concrete_subclasses(base: type[Any]) -> list[type[Any]]:
+    concrete: list[type[Any]] = []
     for cls in base.__subclasses__():
         concrete += [] if inspect.isabstract(cls) else [cls]
         concrete += _concrete_subclasses(cls)

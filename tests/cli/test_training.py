@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from torch import Tensor
 from toy_training import ToyStudent, run
 
 from distill.cli import training
-from distill.errors import ConfigError
+from distill.errors import ConfigError, DistillError
 from distill.objectives.base import Loss, Positions, Targets, TokenObjective
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -134,7 +135,7 @@ def test_a_misspelt_link_is_an_error(folder: Path) -> None:
     from toy_training import ToyRecords
 
     with pytest.raises(ValueError, match="studnet"):
-        Misspelt(model_class=ToyStudent, datamodule_class=ToyRecords, trainer_defaults={}, args=["fit", "--config", "run.yaml"])
+        Misspelt(model_class=ToyStudent, datamodule_class=ToyRecords, args=["fit", "--config", "run.yaml"])
 
 
 def test_a_misspelt_key_is_an_error_that_names_the_right_one(folder: Path) -> None:
@@ -171,6 +172,7 @@ def test_a_run_folder_holds_config_metrics_and_one_copy_of_the_weights(folder: P
     checkpoints = Path("run/checkpoints")
     assert sorted(path.name for path in checkpoints.iterdir()) == ["epoch=0-step=4.ckpt", "last.ckpt"]
     assert (checkpoints / "last.ckpt").is_symlink()
+    assert [json.loads(line)["val/lr"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [pytest.approx(0.1)]
     assert weights()["hyper_parameters"]["note"] == "gpt at shards/gpt.jsonl"
 
 
@@ -221,7 +223,7 @@ def test_a_checkpoint_that_would_execute_code_is_refused(folder: Path) -> None:
             return os.mkdir, ("executed",)
 
     torch.save({"hyper_parameters": {"student": Payload()}}, "evil.ckpt")
-    with pytest.raises(ConfigError, match="evil.ckpt"):
+    with pytest.raises(DistillError, match="evil.ckpt"):
         run(["validate", "--config", "run.yaml", "--ckpt_path=evil.ckpt"])
     assert not Path("executed").exists()
 

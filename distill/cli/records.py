@@ -1,0 +1,110 @@
+"""`distill records`: validate, convert or print record files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from distill.errors import RecordError
+
+# distill.records.trl.TRL_FORMATS; spelt out so that help needs no import (a test keeps them equal).
+TRL_FORMATS = ("unpaired", "preference", "prompt-completion", "messages", "stepwise")
+
+
+def records_command(args: Sequence[str]) -> int:
+    """Run `distill records ...`; validate gives exit code 1 where a file breaks the schema."""
+    parser = argparse.ArgumentParser(prog="distill records", description="Validate, convert or print record files.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    validate = actions.add_parser("validate", help="check every row; errors with file, line, field and remedy")
+    validate.add_argument("paths", nargs="+", type=Path, metavar="RECORDS", help="files or folders, JSONL or Parquet")
+    validate.add_argument("--max-errors", type=int, default=20, metavar="N", help="stop after so many errors (default: 20)")
+    convert = actions.add_parser("convert", help="between JSONL, Parquet, and TRL's columns")
+    convert.add_argument(
+        "source", type=Path, metavar="FROM", help="records (file or folder), or a .jsonl or .parquet file of TRL's rows"
+    )
+    convert.add_argument(
+        "target", type=Path, metavar="TO", help="a .jsonl or .parquet file or a folder; a .jsonl file for TRL's rows"
+    )
+    convert.add_argument("--from", dest="source_form", choices=("records", "trl"), default="records", help="(default: records)")
+    convert.add_argument(
+        "--to", dest="target_form", choices=("records", *TRL_FORMATS), default="records", help="(default: records)"
+    )
+    head = actions.add_parser("head", help="print the first records as JSON lines")
+    head.add_argument("source", type=Path, metavar="RECORDS", help="a file or folder")
+    head.add_argument("-n", type=int, default=3, metavar="N", help="how many (default: 3)")
+    options = parser.parse_args(args)
+    if options.action == "validate":
+        return _validate(options.paths, options.max_errors)
+    if options.action == "convert":
+        _convert(options.source, options.target, from_trl=options.source_form == "trl", to=options.target_form)
+        return 0
+    from distill.records import read_records, record_line
+
+    for record in islice(read_records(options.source), options.n):
+        print(record_line(record))
+    return 0
+
+
+def _validate(paths: Sequence[Path], max_errors: int) -> int:
+    from distill.records import validate_files
+
+    reports = [(path, validate_files(path, max_errors=max_errors)) for path in paths]
+    for path, report in reports:
+        print(f"{path}: {report}")
+    return 0 if all(report.ok for _, report in reports) else 1
+
+
+def _convert(source: Path, target: Path, *, from_trl: bool, to: Any) -> None:
+    """Stream from one form to the other and print what was written and what could not be expressed."""
+    from distill.records import read_records, trl, write_records
+
+    lost: Counter[str] = Counter()
+    records = trl.from_trl(_rows(source), lost=lost, source=source.name) if from_trl else read_records(source)
+    if to == "records":
+        written = write_records(records, target).rows
+    else:
+        written = _write_jsonl(trl.to_trl(records, to, lost=lost), target)
+    print(f"{target}: {written} rows")
+    for reason, count in sorted(lost.items()):
+        print(f"lost {count}: {reason}")
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Rows of TRL's columns."""
+    if not path.is_file():
+        raise RecordError(f"{path}: no such file; TRL's rows come as .jsonl or .parquet")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+        return
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise RecordError(f"{path}:{number}: not JSON ({error}); each line is one object with TRL's columns") from error
+            if not isinstance(row, dict):
+                raise RecordError(f"{path}:{number}: expected an object, got {type(row).__name__}")
+            yield row
+
+
+def _write_jsonl(rows: Iterable[Mapping[str, Any]], target: Path) -> int:
+    if target.suffix != ".jsonl":
+        raise RecordError(f"{target}: TRL's rows are written as .jsonl; give a name that ends so")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    count = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            count += 1
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(partial, target)
+    return count

@@ -1,0 +1,111 @@
+"""Every shipped config: a header that says how to run it, keys that exist, and nothing that repeats a default."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distill.cli.configs import config_arguments, shipped_configs
+
+CONFIGS = shipped_configs()
+FIT = {name: path for name, path in CONFIGS.items() if "/" not in name}
+RECIPES = {name: path for name, path in CONFIGS.items() if name.startswith("recipe/")}
+
+
+def fit_settings(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    from distill.cli.training import train
+
+    with pytest.raises(SystemExit) as stop:
+        train(config_arguments(["fit", *args, "--print_config"]))
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value); a class with its arguments counts as one value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and "class_path" not in value and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def repeated_arguments(value: Any) -> list[str]:
+    """Arguments of a class that equal its defaults; class_path is a full path here."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return []
+    module, _, name = str(value["class_path"]).rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    given = value.get("init_args") or {}
+    return [f"{name}.{key}" for key, argument in given.items() if parameters[key].default == argument]
+
+
+def full_path(value: Any) -> Any:
+    """The same with an objective's short name made a path."""
+    if isinstance(value, Mapping) and "class_path" in value and "." not in value["class_path"]:
+        return {**value, "class_path": f"distill.objectives.{value['class_path']}"}
+    return value
+
+
+def repeats(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    by_default = dict(leaves(defaults))
+    same = [key for key, value in leaves(settings) if key in by_default and by_default[key] == value]
+    return same + [argument for _, value in leaves(settings) for argument in repeated_arguments(full_path(value))]
+
+
+def test_configs_are_shipped() -> None:
+    assert {"quickstart", "lora"} <= set(FIT) and RECIPES
+    assert set(FIT) | set(RECIPES) == set(CONFIGS), "a new folder of configs needs its own contract here"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_header_says_what_it_shows_and_how_to_run_it(name: str) -> None:
+    lines = CONFIGS[name].read_text(encoding="utf-8").splitlines()
+    header = lines[: next(index for index, line in enumerate(lines) if not line.startswith("#"))]
+    assert len(header) >= 3 and len(header[0]) > 20
+    text = "\n".join(header)
+    assert "distill fit --config" in text if name in FIT else "distill recipe" in text
+    if name in FIT:
+        assert "Time" in text and "Expected metrics:" in text
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_every_key_of_a_training_config_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = fit_settings(capsys, "--config", name, "--model.student=x", "--data.train=y")
+    for key, value in leaves(yaml.safe_load(FIT[name].read_text(encoding="utf-8"))):
+        found: Any = settings
+        for part in key.split("."):
+            found = found[part]
+        if key not in ("model.student", "data.train") and not isinstance(value, Mapping):
+            assert found == value
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_a_training_config_repeats_no_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    defaults = fit_settings(capsys, "--model.student=x", "--data.train=y", "--model.objectives.a=Likelihood")
+    assert repeats(yaml.safe_load(FIT[name].read_text(encoding="utf-8")), defaults) == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_key_of_a_recipe_s_config_exists_and_repeats_no_default(name: str) -> None:
+    from distill.recipes.command import recipe_parser
+    from distill.recipes.discover import load_recipe
+
+    recipe = Path(name).name
+    parser = recipe_parser(load_recipe(recipe), f"distill recipe {recipe}")
+    parser.exit_on_error = False
+    settings = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+    parser.parse_args([f"--config={RECIPES[name]}", *(f"--{option}=placeholder" for option in _required(parser, settings))])
+    assert repeats(settings, parser.get_defaults(skip_validation=True).as_dict()) == []
+
+
+def _required(parser: Any, settings: Mapping[str, Any]) -> list[str]:
+    """Options that the config leaves to the command line (its questions, for example)."""
+    given = {key for key, _ in leaves(settings)}
+    return [name for name in parser.required_args if not any(key == name or key.startswith(f"{name}.") for key in given)]
