@@ -170,11 +170,12 @@ def test_every_position_gets_its_own_value_whatever_the_chunks(name: str, interl
     if interleaved:
         order = torch.randperm(len(batch.gather_N), generator=torch.Generator().manual_seed(1))
         batch = dataclasses.replace(batch, gather_N=batch.gather_N[order], targets=batch.targets.select(order))
-    dense, _ = objective_values(model, batch, {name: OBJECTIVES[name]})
+    dense, dense_stats = objective_values(model, batch, {name: OBJECTIVES[name]})
     for positions in (1, 3, 7, 10):
         chunked, stats = objective_values(model, batch, {name: OBJECTIVES[name]}, head_memory=head_memory_for(positions))
         torch.testing.assert_close(chunked[name].value_N, dense[name].value_N, rtol=1e-5, atol=1e-6)
         assert torch.equal(chunked[name].where_N, dense[name].where_N)
+        torch.testing.assert_close(stats.log_prob_N, dense_stats.log_prob_N, rtol=1e-5, atol=1e-6)
         assert stats.log_prob_N.dtype == torch.float32 and not stats.log_prob_N.requires_grad
 
 
