@@ -88,7 +88,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     except ValueError as error:
         raise RecordError(f"{file}: not JSON ({error}); {again}") from None
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise RecordError(f"{file}: expected an object with \"format\": {FORMAT}; update distill, or {again}")
+        raise RecordError(f'{file}: expected an object with "format": {FORMAT}; update distill, or {again}')
     unknown = found.keys() - {entry.name for entry in fields(Manifest)}
     if unknown:
         raise RecordError(f"{file}: unknown key {min(unknown)!r}; update distill, or {again}")

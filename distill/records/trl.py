@@ -208,9 +208,7 @@ def _check(record: Record) -> str:
 # --- rows to records
 
 
-def _from_rows(
-    rows: Iterable[Mapping[str, Any]], format: TrlFormat | None, lost: Counter[str], source: str
-) -> Iterator[Record]:
+def _from_rows(rows: Iterable[Mapping[str, Any]], format: TrlFormat | None, lost: Counter[str], source: str) -> Iterator[Record]:
     reader = _Reader(lost, source)
     waiting: list[tuple[int, Record]] = []  # of one group's pairs: (place in the group, record)
     for number, row in enumerate(rows, start=1):
@@ -331,9 +329,7 @@ def _from_steps(row: Mapping[str, Any], source: str) -> tuple[Record, int | None
     response, group = "\n".join(steps), make_group(prompt)
     whole: Polarity = "positive" if all(labels) else "negative"
     name = make_id(group, whole, prompt, response, spans=spans, source=source)
-    return Record(
-        id=name, group=group, prompt=prompt, response=response, polarity=whole, spans=tuple(spans), source=source
-    ), None
+    return Record(id=name, group=group, prompt=prompt, response=response, polarity=whole, spans=tuple(spans), source=source), None
 
 
 _SIDES: tuple[tuple[str, str, Polarity], ...] = (

@@ -94,10 +94,16 @@ def test_parquet_from_other_programs_is_read_where_its_kinds_fit(tmp_path: Path)
             **{name: datasets.Value("large_string") for name in ("id", "group", "response", "source", "evidence", "polarity")},
             "prompt": datasets.List({"content": datasets.Value("string"), "role": datasets.Value("string")}),
             "weight": datasets.Value("float32"),
-            "spans": datasets.List({"start": datasets.Value("int32"), "end": datasets.Value("int32"),
-                                    "polarity": datasets.Value("string"), "weight": datasets.Value("float32")}),
+            "spans": datasets.List(
+                {
+                    "start": datasets.Value("int32"),
+                    "end": datasets.Value("int32"),
+                    "polarity": datasets.Value("string"),
+                    "weight": datasets.Value("float32"),
+                }
+            ),
         }
-    )  # fmt: skip
+    )
     datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "hub.parquet"))
     assert list(read_records(tmp_path / "hub.parquet")) == list(some(4))
 
@@ -122,7 +128,9 @@ BROKEN = {
     "a torn last line": (lines(3)[:-20], ":3: last line is torn: ", "remove the line"),
     "a last line torn inside a letter": (
         lines(1) + record_line(a_record(2, response="שלום")).encode().split("ו".encode())[0] + b"\xd7",
-        ":2: last line is torn", "remove"),
+        ":2: last line is torn",
+        "remove",
+    ),
     "an empty file": (b"", ": file is empty, expected one record on each line", "stopped early"),
     "only blank lines": (b"\n \n", ": file is empty, expected one record on each line", "stopped early"),
     "a UTF-8 BOM": (b"\xef\xbb\xbf" + lines(2), ":1: opens with a byte order mark", "save as UTF-8 without BOM"),
@@ -141,10 +149,12 @@ BROKEN = {
     "a weight that overflows": (lines(1).replace(b"1.0", b"1e999"), ":1: weight: got inf, expected a finite number", "division"),
     "a span past the end": (
         lines(1).replace(b'"spans":[]', b'"spans":[{"start":0,"end":7,"polarity":"negative"}]'),
-        ":1: spans[0]: [0, 7) ends past the response (6 code points)", "not tokens"),
+        ":1: spans[0]: [0, 7) ends past the response (6 code points)",
+        "not tokens",
+    ),
     "a number without end": (b'{"id":' + b"1" * 5000 + b"}\n", ":1: line holds a number that cannot be read", "write it as text"),
     "nesting without end": (b'{"id":' + b"[" * 100_000 + b"\n", ":1: nested too deeply to read", "flatten"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("content", "start", "remedy"), BROKEN.values(), ids=BROKEN.keys())
@@ -186,8 +196,10 @@ PARQUET_BREACHES = {
     "evidence that is not JSON": ({"evidence": "{"}, ": row 1: evidence: is not JSON"),
     "evidence that is a list": ({"evidence": "[]"}, ": row 1: evidence: got [], expected an object"),
     "a span past the end": (
-        {"spans": [{"start": 0, "end": 9, "polarity": "negative", "weight": 1.0}]}, ": row 1: spans[0]: [0, 9) ends past"),
-}  # fmt: skip
+        {"spans": [{"start": 0, "end": 9, "polarity": "negative", "weight": 1.0}]},
+        ": row 1: spans[0]: [0, 9) ends past",
+    ),
+}
 
 
 @pytest.mark.parametrize(("change", "start"), PARQUET_BREACHES.values(), ids=PARQUET_BREACHES.keys())

@@ -8,7 +8,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from record_strategies import a_record, records
 
 from distill.errors import RecordError
@@ -59,9 +59,15 @@ BREACHES = {
     "a null source": ({"source": None}, "source: got None, expected text"),
     "evidence that is a list": ({"evidence": []}, "evidence: got [], expected an object"),
     "NaN in the evidence": ({"evidence": {"a": [0.5, float("nan")]}}, "evidence.a[1]: got nan, which JSON cannot hold"),
-    "a huge number in the evidence": ({"evidence": {"a": 2**70}}, f"evidence.a: got {2**70}, which is past 64 bits; write it as text"),
+    "a huge number in the evidence": (
+        {"evidence": {"a": 2**70}},
+        f"evidence.a: got {2**70}, which is past 64 bits; write it as text",
+    ),
     "half an emoji in a key": ({"evidence": {"\ud83d": 1}}, "evidence key: a lone surrogate"),
-    "deep evidence": ({"evidence": {"a": deep(100)}}, "evidence.a[0][0][0][0][0][0][0][0][0][0]...: nested deeper than 64 levels; flatten it"),
+    "deep evidence": (
+        {"evidence": {"a": deep(100)}},
+        "evidence.a[0][0][0][0][0][0][0][0][0][0]...: nested deeper than 64 levels; flatten it",
+    ),
     "an unknown key": ({"polarty": "positive"}, "polarty: unknown key; a record has id, group,"),
 }
 
@@ -109,6 +115,7 @@ def test_a_record_made_in_python_obeys_the_same_rules_and_names_itself() -> None
         a_record(1, evidence={"a": {1}})
 
 
+@settings(max_examples=50, deadline=None)
 @given(records())
 def test_a_record_is_the_same_after_json_and_its_line_is_one_line_of_utf8(record: Record) -> None:
     line = record_line(record)
@@ -157,10 +164,13 @@ def test_spans_count_code_points_in_every_script(response: str, part: str) -> No
         a_record(1, response=response, spans=[Span(start=0, end=len(response) + 1, polarity="negative")])
 
 
+@settings(max_examples=50, deadline=None)
 @given(records())
 def test_an_id_is_stable_and_changes_with_the_content_only(record: Record) -> None:
     group, prompt, response, spans = record.group, record.prompt, record.response, record.spans
-    assert make_id(group, "positive", prompt, response, spans=spans) == make_id(group, "positive", prompt, response, spans=spans[::-1])
+    assert make_id(group, "positive", prompt, response, spans=spans) == make_id(
+        group, "positive", prompt, response, spans=spans[::-1]
+    )
     others = {
         make_id(group, "positive", prompt, response),
         make_id(group, "negative", prompt, response),
