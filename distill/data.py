@@ -60,7 +60,7 @@ class RecordLoader:
         self._trainer = trainer
         self._epoch = 0
         self._yielded = 0
-        self._resume: tuple[int, int] | None = None
+        self._resume: dict[str, Any] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and negatives come next; with a trainer it is the trainer's."""
@@ -78,14 +78,18 @@ class RecordLoader:
         """Micro-batches per rank and epoch, before Lightning's limit."""
         return -(-len(self.store.groups) // (self._batch_size * self._world))
 
+    def _limit(self) -> int:
+        """Micro-batches that Lightning will take from an epoch."""
+        if self._trainer is None or not self._training:
+            return len(self)
+        wanted = self._trainer.limit_train_batches
+        return min(len(self), wanted) if isinstance(wanted, int) else int(len(self) * wanted)
+
     def plan(self, epoch: int) -> EpochPlan:
         """The batches of this rank in `epoch`."""
-        trainer, limit = self._trainer, len(self)
-        if trainer is not None and self._training:
-            if trainer.overfit_batches > 0:
-                epoch = 0  # overfitting means the same batches again and again
-            wanted = trainer.limit_train_batches
-            limit = min(limit, wanted) if isinstance(wanted, int) else int(limit * wanted)
+        trainer = self._trainer
+        if trainer is not None and self._training and trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+            epoch = 0  # overfitting means the same batches again and again
         keep = choose_negatives(self.store, self._negatives_per_group, seed=self._seed, epoch=epoch)
         return plan_epoch(
             self.store.group_sizes(keep, shared=self.shared),
@@ -97,23 +101,26 @@ class RecordLoader:
             bucket_window=self._bucket_window,
             seed=self._seed if self._training else None,
             epoch=epoch,
-            limit=limit,
+            limit=self._limit(),
         )
 
     def __iter__(self) -> Iterator[Batch]:
         # Nothing is planned before the first batch is asked for: Lightning makes the iterator before it knows the epoch.
         if self._trainer is not None and self._training:
-            self._epoch = self._trainer.fit_loop.epoch_progress.current.processed
-        epoch, (resume_epoch, done) = self._epoch, self._resume or (-1, 0)
+            self._epoch = self._trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        epoch, state, done = self._epoch, self._resume, 0
         self._resume = None
+        if state is not None and state["epoch"] == epoch and state["batches"] < state["batches_in_epoch"]:
+            self._check_layout(state)
+            done = state["batches"]
         plan = self.plan(epoch)
-        for index in range(done if resume_epoch == epoch else 0, len(plan.groups)):
+        for index in range(done, len(plan.groups)):
             self._yielded = index + 1
             yield self.batch(plan, index)
         # An epoch that Lightning limits ends before this point.
 
     def batch(self, plan: EpochPlan, index: int) -> Batch:
-        """The index-th batch of a plan. A rank without a group in it gets an unsupervised one, so that all ranks step together."""
+        """The index-th batch of a plan; unsupervised where this rank has no group in it, so that all ranks step together."""
         groups = plan.groups[index]
         if len(groups):
             views = [self.store.group(group, plan.keep_E) for group in groups]
@@ -141,22 +148,28 @@ class RecordLoader:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, finished batches of it, and the layout (plain JSON types). Lightning puts it into every checkpoint."""
+        """Epoch, how many of its batches are done, and the layout (plain JSON types). Lightning puts it into every checkpoint."""
         done = self._yielded
         if self._trainer is not None:
             # A batch that was interrupted halfway was handed out but not learned from; Lightning repeats it.
-            done = self._trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        return {"epoch": self._epoch, "batches": done, **self._layout()}
+            done = self._trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        return {"epoch": self._epoch, "batches": done, "batches_in_epoch": self._limit(), **self._layout()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; ConfigError where the rest of that epoch could not be the same."""
+        """Go on where `state` was taken, if the next epoch asked for is that one and it was left before its end.
+
+        Iterating then raises ConfigError where the rest of the epoch could not be the same.
+        """
+        self._resume = dict(state)
+
+    def _check_layout(self, state: dict[str, Any]) -> None:
         for name, now in self._layout().items():
             if state[name] != now:
                 raise ConfigError(
-                    f"the checkpoint was taken in the middle of an epoch with {name} = {state[name]!r}, and it is {now!r} now: the rest of "
-                    f"the epoch would repeat or skip questions. Set it back, or resume from a checkpoint taken at the end of an epoch."
+                    f"the checkpoint was taken in the middle of an epoch with {name} = {state[name]!r}, and it is {now!r} now: "
+                    f"the rest of the epoch would repeat or skip questions. Set it back, or resume from a checkpoint taken at "
+                    f"the end of an epoch."
                 )
-        self._resume = (state["epoch"], state["batches"])
 
 
 class RecordDataModule(LightningDataModule):
@@ -172,12 +185,13 @@ class RecordDataModule(LightningDataModule):
         batch_size: groups (questions) per micro-batch and rank. More is faster and needs more memory.
         max_tokens: longest prompt plus response in tokens; None sets no limit.
         turns: train on the last assistant turn only, or on all of them.
-        prefix_sharing: put a question's responses behind one copy of their prompt, where the model allows it. Same result, faster.
+        prefix_sharing: put a question's responses behind one copy of their prompt, where the model allows it. The same, faster.
         bucket_window: groups that are sorted by length together. Larger means less padding and less mixing of lengths.
         negatives_per_group: at most this many negatives per group and epoch, drawn anew each epoch; None takes all.
-        protect: which tokens of a negative are spared for the sake of the positives of its group with the same prompt. "none": none;
-            "shared_prefix": those before the first token in which it differs from every positive; "first_difference": all but
-            that first differing token (or, where that one is protected by `protect_tokens`, the first unprotected one after it).
+        protect: which tokens of a negative are spared for the sake of the positives of its group with the same prompt.
+            "none": none; "shared_prefix": those before the first token in which it differs from every positive;
+            "first_difference": all but that first differing token (or, where `protect_tokens` spares that one, the first one
+            after it that is not spared).
         protect_tokens: never penalise punctuation, white space or special tokens (the end of turn among them).
         seed: order of the groups and choice of the negatives.
 
@@ -228,6 +242,8 @@ class RecordDataModule(LightningDataModule):
         self._protect_tokens = protect_tokens
         self._seed = seed
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._training_loader: RecordLoader | None = None
+        self._resume: dict[str, Any] | None = None
         self.stores: dict[str, ExampleStore] = {}  # "train", "validation", "test": read once, whatever the stages
 
     def setup(self, stage: str) -> None:
@@ -256,7 +272,24 @@ class RecordDataModule(LightningDataModule):
 
     def train_dataloader(self) -> RecordLoader:
         """One rank's batches of one training epoch; a new order in every epoch."""
-        return self._loader("train")
+        self._training_loader = self._loader("train")
+        if self._resume is not None:
+            self._training_loader.load_state_dict(self._resume)
+        return self._training_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The training loader's state; Lightning puts it into every checkpoint.
+
+        Lightning saves it a second time with the loader itself, but does not load that one when something, such as a learning
+        rate schedule, has asked for the number of steps before the checkpoint's progress was restored.
+        """
+        return {} if self._training_loader is None else {"training_loader": self._training_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hand the state to the training loader, made already or not yet."""
+        self._resume = state_dict["training_loader"]
+        if self._training_loader is not None:
+            self._training_loader.load_state_dict(self._resume)
 
     def val_dataloader(self) -> RecordLoader | list[RecordLoader]:
         """The validation batches, longest last; an empty list without validation records."""
@@ -340,8 +373,8 @@ def _refuse_shared_groups(left_path: str, left: set[str], right_path: str, right
     shared = sorted(left & right)
     if shared:
         raise RecordError(
-            f"{left_path} and {right_path} share {len(shared)} group(s), such as {shared[0]!r}: a student would be measured on questions "
-            "it was trained on. Split by group, so that all records of one question are in one file."
+            f"{left_path} and {right_path} share {len(shared)} group(s), such as {shared[0]!r}: a student would be measured on "
+            "questions it was trained on. Split by group, so that all records of one question are in one file."
         )
 
 

@@ -74,7 +74,7 @@ def plan_epoch(
     steps = _steps(
         sizes.length_G, micro_size * accumulate, bucket_window, np.random.default_rng([seed, epoch]) if seed is not None else None
     )
-    # The groups of one micro-batch over all ranks are neighbours in length; dealing them out one by one gives each rank its share.
+    # The groups of one micro-batch over all ranks are neighbours in length; dealt out one by one, each rank gets its share.
     whole = [micro for step in steps for micro in _cut(step, micro_size, accumulate)][:limit]
     positives = np.array([sizes.positives_G[micro].sum() for micro in whole], dtype=np.int64)
     negatives = np.array([sizes.negatives_G[micro].sum() for micro in whole], dtype=np.int64)

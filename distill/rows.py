@@ -161,7 +161,7 @@ def shared_rows(
 
 
 def fed_length(weight: NDArray[np.float32], prompt_length: int) -> int:
-    """How many leading tokens the trunk must see for all supervised ones to be predicted (without any: the prompt, at least 1)."""
+    """How many leading tokens predict all supervised ones; without any the prompt, at least 1 token."""
     supervised = np.flatnonzero(weight)
     return int(supervised[-1]) if supervised.size else max(prompt_length, 1)
 
@@ -267,16 +267,26 @@ def allows_prefix_sharing(model: nn.Module, *, longest: int) -> bool:
                 longest,
             )
             return False
-    error, scale = _probe(model, int(config.vocab_size))
-    # A model whose parameters are bfloat16 rounds each logit to 8 bits; float32 ones agree to about 20 units in the last place.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        error, scale = _probe(model, int(config.vocab_size))
+    except _REFUSALS as refusal:
+        log.info("Prefix sharing is off: the model takes no block mask (%s); using plain rows.", str(refusal).splitlines()[0])
+        return False
+    finally:
+        for module, training in modes:
+            module.training = training
+    # A model whose parameters are bfloat16 rounds each logit to 8 bits; float32 ones agree to a few units in the last place.
     exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
     if error <= (1e-5 if exact else 3e-2) * scale:
         return True
-    log.info(
-        "Prefix sharing is off: the model's logits differ by %.1e of their size under a block mask; using plain rows.",
-        error / scale,
-    )
+    log.info("Prefix sharing is off: logits change by %.1e of their size under a block mask; using plain rows.", error / scale)
     return False
+
+
+# What models raise that expect a mask of two dimensions, or no position ids.
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
 def _probe(model: nn.Module, vocabulary: int) -> tuple[float, float]:
@@ -290,12 +300,9 @@ def _probe(model: nn.Module, vocabulary: int) -> tuple[float, float]:
         for i, tail in enumerate((long, short, long[:2] + short))
     ]
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     logits = []
     with torch.no_grad():
-        for batch in (plain_rows(examples, 0), shared_rows([examples], 0)):
-            batch = batch.to(device)
+        for batch in (plain_rows(examples, 0).to(device), shared_rows([examples], 0).to(device)):
             output = model(
                 input_ids=batch.input_ids_BT,
                 attention_mask=batch.attention_mask,
@@ -303,6 +310,4 @@ def _probe(model: nn.Module, vocabulary: int) -> tuple[float, float]:
                 use_cache=False,
             )
             logits.append(output.logits.flatten(0, 1)[batch.gather_N].float())
-    for module, training in modes:
-        module.training = training
     return float((logits[0] - logits[1]).abs().max()), float(logits[0].abs().max())

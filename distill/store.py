@@ -258,7 +258,7 @@ def spared_tokens(ids: NDArray[np.int32], tokenizer: PreTrainedTokenizerBase) ->
     """
     from distill.template import control_token_ids, token_texts
 
-    control = control_token_ids(tokenizer)
+    control = control_token_ids(tokenizer) | set(tokenizer.all_special_ids)
     # One by one: side by side, the fragments of two characters could make a third. A lone fragment has no text and is not spared.
     texts = {token: "".join(token_texts([token], tokenizer)) for token in ids.tolist()}
     return np.array(

@@ -104,7 +104,8 @@ def is_due(trainer: Trainer, batch_idx: int) -> bool:
     """Asked after a micro-batch: whether it ended an optimiser step whose metrics are logged (the last of an epoch always is)."""
     last_of_epoch = batch_idx + 1 == trainer.num_training_batches
     ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or last_of_epoch
-    return ends_step and (trainer.global_step % trainer.log_every_n_steps == 0 or last_of_epoch)
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return ends_step and (trainer.global_step % every == 0 or last_of_epoch)
 
 
 class CollapseAlarm:
@@ -125,8 +126,9 @@ class CollapseAlarm:
         if not self._warned and not self._mean <= 1.5 * self._first + 0.5:  # "not <=": NaN warns too
             self._warned = True
             log.warning(
-                "likelihood collapse: the positives cost %.2f nats per token, and %.2f when training began. Lower the weight of the "
-                "unlikelihood objective or the learning rate, add positives, or protect more tokens of the negatives (data.protect).",
+                "likelihood collapse: the positives cost %.2f nats per token, and %.2f when training began. Lower the weight of "
+                "the unlikelihood objective or the learning rate, add positives, or protect more tokens of the negatives "
+                "(data.protect).",
                 self._mean,
                 self._first,
             )

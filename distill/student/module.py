@@ -217,7 +217,7 @@ class StudentModule(LightningModule):
         )
         # Fused AdamW could undo the loss scaling of 16-mixed itself, and Lightning then refuses to clip gradients, under
         # bf16-mixed too. Saying that it cannot costs one pass over the gradients under 16-mixed and nothing elsewhere.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer._step_supports_amp_scaling = False
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor(self._total_steps()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -254,9 +254,10 @@ class StudentModule(LightningModule):
         checkpoint["likelihood_alarm"] = self._alarm.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that lacks a trained weight."""
+        """Refuse a checkpoint that lacks a trained weight; open its epoch again if it was left before its end."""
         if "model" in self._modules:
             self._check_state(checkpoint["state_dict"])
+        _reopen_epoch(checkpoint)
         self._alarm.load_state_dict(checkpoint.get("likelihood_alarm", {}))
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -265,21 +266,38 @@ class StudentModule(LightningModule):
         if missing or unknown:
             example = missing[0] if missing else min(unknown)
             raise ModelError(
-                f"the checkpoint does not fit student {self.student!r}: {len(missing)} trained weights are missing from it and {len(unknown)} "
-                f"of its weights have no place, such as {example!r}. Use the student, train_layers and lora that it was trained with."
+                f"the checkpoint does not fit student {self.student!r}: {len(missing)} trained weights are missing from it and "
+                f"{len(unknown)} of its weights have no place, such as {example!r}. Use the student, train_layers and lora that it "
+                f"was trained with."
             )
+
+
+def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
+    """Let Lightning resume inside an epoch that max_steps, max_time or an early stop has cut short.
+
+    Lightning counts such an epoch as processed, and a resumed run would skip the rest of it. The loader's state knows better.
+    """
+    fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    for loader in fit_loop.get("state_dict", {}).get("combined_loader", []):
+        progress = fit_loop["epoch_progress"]
+        if loader["batches"] < loader["batches_in_epoch"] and progress["current"]["processed"] > loader["epoch"]:
+            for counts in progress.values():
+                counts["processed"] = counts["completed"] = counts["started"] - 1
 
 
 def _plain(objective: TokenObjective) -> dict[str, Any]:
     kind = type(objective)
-    fields = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective) if field.init}  # type: ignore[arg-type]
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": fields}
+    names = [field.name for field in dataclasses.fields(objective) if field.init]  # type: ignore[arg-type]
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": {name: getattr(objective, name) for name in names},
+    }
 
 
 def best_precision() -> Literal["bf16-mixed", "32-true"]:
     """The Trainer's `precision` for this machine: bf16-mixed where matrix products in bfloat16 are native, else 32-true.
 
-    On a processor with AVX512-BF16 it trains 1.9 times as fast (SmolLM2-135M); without such instructions it is emulated and slower.
+    On a processor with AVX512-BF16 it trains 1.9 times as fast (SmolLM2-135M); without, it is emulated and slower.
     """
     from distill.models import preferred_device, preferred_dtype
 

@@ -35,7 +35,7 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
-        raise ConfigError("lora needs the package peft: pip install peft") from error
+        raise ConfigError("lora needs the package peft: pip install 'distill[lora]'") from error
     if model.is_gradient_checkpointing:
         model.enable_input_require_grads()
     config = LoraConfig(
@@ -79,7 +79,7 @@ def _blocks(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
         )
     # A norm has vectors only; rotary embeddings and the like have no parameters at all.
     after = [child for child in children[lists[0] + 1 :] if _dimensions(child) == {1}]
-    return list(children[lists[0]]), after  # type: ignore[call-overload]
+    return list(children[lists[0]].children()), after
 
 
 def _dimensions(module: nn.Module) -> set[int]:
