@@ -204,8 +204,8 @@ def read_statements(path: Path) -> Iterator[Statement]:
         yield Statement(id=question.id, group=str(group), question=prompt, text=text, is_true=is_true, denial=str(denial))
 
 
-# (relation, question, affirmation, denial) with {x} a country and {y} the fact; the denials are written, not derived: they check a
-# negator.
+# (relation, question, affirmation, denial) with {x} a country and {y} the fact; the denials are written, not derived: they check
+# a negator.
 _FORMS = (
     ("capital", "What is the capital of {x}?", "{y} is the capital of {x}.", "{y} is not the capital of {x}."),
     ("capital", "What do you know about {y}?", "The capital of {x} is {y}.", "The capital of {x} is not {y}."),

@@ -105,7 +105,7 @@ def _fold(text: str) -> str:
 def _strip_marks(text: str) -> str:
     """Drop combining marks of Latin, Greek, Hebrew and Arabic letters and invisible format characters; recompose the rest."""
     kept: list[str] = []
-    base = ""
+    base = " "
     for char in unicodedata.normalize("NFD", text):
         kind = unicodedata.category(char)
         if kind == "Cf" or char == "\u0640":  # direction marks, joiners; the Arabic tatweel only stretches a line

@@ -96,9 +96,13 @@ def _read_words(words: list[str]) -> tuple[float | None, int]:
                 divisor = float(digits.group(2))
                 return (total + group + part / divisor, used + 1) if divisor else (None, 0)
             group, last = part, 0
-        elif word == "and" and seen and used + 1 < len(words) and (words[used + 1] in _WORDS or words[used + 1] in _PARTS):
-            if words[used + 1] in _PARTS:
-                return total + group + 1 / _PARTS[words[used + 1]], used + 2
+        elif word == "and" and seen:
+            behind = used + 2 if words[used + 1 : used + 2] == ["a"] else used + 1  # "two and a half"
+            follower = words[behind] if behind < len(words) else ""
+            if follower in _PARTS:
+                return total + group + 1 / _PARTS[follower], behind + 1
+            if follower not in _WORDS or behind > used + 1:
+                break
         else:
             break
         seen, used = True, used + 1
