@@ -266,7 +266,7 @@ def test_decoded_offsets_agree_with_the_text_of_each_token(toys, kind, text):
     from distill.template import _facts
 
     ids, _ = encode_response(text, toys[kind])
-    offsets = _facts(toys[kind]).decoded_offsets(text, ids)
+    offsets = _facts(toys[kind]).encoder.decoded_offsets(text, ids)
     check_offsets(text, offsets)
     for (start, end), shown in zip(offsets, token_texts(ids, toys[kind]), strict=True):
         assert text[start:end].endswith(shown)
@@ -278,7 +278,7 @@ def test_offsets_of_any_text_cover_it_with_and_without_the_tokenizers_own(text):
 
     ids, offsets = encode_response(text, SHARED)
     check_offsets(text, offsets)
-    check_offsets(text, _facts(SHARED).decoded_offsets(text, ids))
+    check_offsets(text, _facts(SHARED).encoder.decoded_offsets(text, ids))
     assert SHARED.decode(ids) == text.encode(errors="replace").decode()
 
 
@@ -294,7 +294,7 @@ def test_an_unknown_word_is_covered_whole(toys):
     assert offsets == [(0, 3), (3, 7), (7, 15)]
     from distill.template import _facts
 
-    start, end = _facts(toys["words"]).decoded_offsets("The zzz capital", ids)[1]
+    start, end = _facts(toys["words"]).encoder.decoded_offsets("The zzz capital", ids)[1]
     assert start <= 4 < 7 <= end
 
 
