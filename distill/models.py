@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import struct
 import sys
 import tempfile
 import time
@@ -304,7 +305,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         with _without_progress_bars():
             loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, struct.error) as error:
         raise ModelError(
             f"{gguf.name} could not be read as a GGUF model: {error}; is it complete, and of a supported family?"
         ) from error

@@ -171,7 +171,13 @@ class HuggingFaceTeacher(Generator, Scorer, LogitTeacher):
         """What was said: without the end of turn, and without control tokens, which are no text."""
         tokenizer = self._loaded[1]
         hidden = ends.union(tokenizer.all_special_ids)
-        return "".join(token_texts([token for token in ids if token not in hidden], tokenizer))
+        # Decoders strip a leading space: a letter on both sides holds everything in place.
+        letter = response_tokens("a", tokenizer)
+        alone, both, whole = (
+            str(tokenizer.decode(some, clean_up_tokenization_spaces=False))
+            for some in (letter, letter * 2, [*letter, *(token for token in ids if token not in hidden), *letter])
+        )
+        return whole[len(alone) : len(whole) - (len(both) - len(alone))]
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
