@@ -116,7 +116,9 @@ def standard_errors(outcomes: Outcomes, *, resamples: int = 400, seed: int = 0) 
     return {name: _spread([draw[name] for draw in draws]) for name in METRICS}
 
 
-def paired_difference(first: Outcomes, second: Outcomes, metric: str, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def paired_difference(
+    first: Outcomes, second: Outcomes, metric: str, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
     """metric(first) - metric(second) on the same questions, and its standard error under one common resampling of entities."""
     if not np.array_equal(first.cluster, second.cluster):
         raise ConfigError("a paired difference needs both systems on the same questions in the same order")

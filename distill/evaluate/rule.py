@@ -35,9 +35,13 @@ class AbstentionRule:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold <= 1.0:
-            raise ConfigError(f"threshold = {self.threshold} is no probability: give a number from 0 (always answer) to 1 (never)")
+            raise ConfigError(
+                f"threshold = {self.threshold} is no probability: give a number from 0 (always answer) to 1 (never)"
+            )
 
-    def confidence(self, answer_log_prob: NDArray[np.float64], p_idk: NDArray[np.float64], greedy_idk: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def confidence(
+        self, answer_log_prob: NDArray[np.float64], p_idk: NDArray[np.float64], greedy_idk: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
         """The chance of being right, in [0, 1], for arrays of one shape."""
         return _sigmoid(_features(answer_log_prob, p_idk, greedy_idk) @ np.array([self.bias, self.answer, self.idk, self.greedy]))
 
@@ -72,7 +76,9 @@ def fit_rule(
     Raises ConfigError where all validation answers are right, or all wrong: nothing can be learnt from them.
     """
     if right.all() or not right.any():
-        raise ConfigError(f"the validation answers are all {'right' if right.all() else 'wrong'}: add questions of the other kind")
+        raise ConfigError(
+            f"the validation answers are all {'right' if right.all() else 'wrong'}: add questions of the other kind"
+        )
     x = _features(answer_log_prob, p_idk, greedy_idk)
     kept = np.array([True, *(name in use for name in ("answer", "idk", "greedy"))])
     centre, scale = x.mean(0), x.std(0)
@@ -89,7 +95,12 @@ def fit_rule(
     w = np.where(kept, w, 0.0)
     w[1:] /= np.where(scale[1:] > 1e-9, scale[1:], 1.0)
     return AbstentionRule(
-        bias=float(w[0] - w[1:] @ centre[1:]), answer=float(w[1]), idk=float(w[2]), greedy=float(w[3]), threshold=threshold, abstention=abstention
+        bias=float(w[0] - w[1:] @ centre[1:]),
+        answer=float(w[1]),
+        idk=float(w[2]),
+        greedy=float(w[3]),
+        threshold=threshold,
+        abstention=abstention,
     )
 
 
@@ -109,7 +120,9 @@ def choose_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], 
     return float((edges[i] + edges[i + 1]) / 2)
 
 
-def _features(answer_log_prob: NDArray[np.float64], p_idk: NDArray[np.float64], greedy_idk: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _features(
+    answer_log_prob: NDArray[np.float64], p_idk: NDArray[np.float64], greedy_idk: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     p = np.clip(p_idk, 1e-12, 1 - 1e-12)
     return np.stack([np.ones_like(p), answer_log_prob, np.log(p) - np.log1p(-p), greedy_idk.astype(float)], axis=-1)
 

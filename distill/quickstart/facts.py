@@ -27,7 +27,7 @@ QUESTION: dict[str, str] = {
     "symbol": "What is the chemical symbol of {}?",
     "atomic_number": "What is the atomic number of {}?",
 }
-# The opening that the model itself gives to nearly every answer of that kind; sampling continues it, so a sample is the fact alone.
+# The opening that the model itself gives to nearly every such answer; sampling continues it, so a sample is the fact alone.
 START: dict[str, str] = {
     "capital": "The capital of {} is",
     "currency": "The currency of {} is the",
@@ -118,7 +118,11 @@ _CONTINENT_NAMES: dict[str, tuple[str, ...]] = {
     "SA": ("South America", "Americas"),
     "OC": ("Oceania", "Australia"),
 }
-_OTHER_COUNTRY_NAMES: dict[str, str] = {"The Netherlands": "the Netherlands", "Czechia": "the Czech Republic", "Curacao": "Curaçao"}
+_OTHER_COUNTRY_NAMES: dict[str, str] = {
+    "The Netherlands": "the Netherlands",
+    "Czechia": "the Czech Republic",
+    "Curacao": "Curaçao",
+}
 _GONE = {"CS", "AN"}  # geonames keeps Serbia and Montenegro, and the Netherlands Antilles
 _OTHER_ELEMENTS: dict[str, str] = {}
 
@@ -142,7 +146,18 @@ _ADJECTIVES: dict[str, tuple[str, ...]] = {
     "KR": ("south korean", "korean"),
     "ES": ("spanish",),
 }
-_REGIONAL = ("cfa", "west african cfa", "central african cfa", "west african", "central african", "east caribbean", "cfp", "new", "oro", "soberano")
+_REGIONAL = (
+    "cfa",
+    "west african cfa",
+    "central african cfa",
+    "west african",
+    "central african",
+    "east caribbean",
+    "cfp",
+    "new",
+    "oro",
+    "soberano",
+)
 
 _INVENTED_COUNTRIES = (
     "Velmora", "Tarsinia", "Quendaria", "Ostravia", "Belkazan", "Morlandia", "Zephyria", "Kaldovia", "Nurambia", "Fenlund",
@@ -151,7 +166,7 @@ _INVENTED_COUNTRIES = (
 )  # fmt: skip
 _INVENTED_ELEMENTS = (
     "velorium", "tarsinium", "quendium", "ostravium", "belkazium", "morlandium", "zephyrium", "kaldovium", "nurambium", "fenlium",
-    "arquetzium", "sombrium", "lethonium", "drovanium", "pelucium", "yantarium", "corvenium", "ithmarium", "galdorium", "umbrazine",
+    "arquetzium", "sombrium", "lethonium", "drovanium", "pelucium", "yantarium", "corvenium", "ithmarium", "galdorium",
 )  # fmt: skip
 
 
@@ -230,7 +245,7 @@ def accepts(fact: Fact, answer: str) -> bool:
 
 
 def tidy(fact: Fact, text: str) -> str:
-    """A sampled answer without what the question already said: for Brazil, `Brazilian real` is `real`. Other topics stay as they are."""
+    """A sampled answer without what the question already said: for Brazil, `Brazilian real` is `real`. Currencies only."""
     if fact.topic != "currency":
         return text
     entity = [*simplify(fact.entity).split(), *(w for phrase in fact.adjectives for w in simplify(phrase).split())]
@@ -239,7 +254,40 @@ def tidy(fact: Fact, text: str) -> str:
     return " " + " ".join(kept or words)
 
 
-_FILLER = frozenset("the city of town continent country currency island islands region republic official called named".split())
+_FILLER = frozenset(
+    (
+        "the",
+        "city",
+        "of",
+        "town",
+        "continent",
+        "country",
+        "currency",
+        "island",
+        "islands",
+        "region",
+        "republic",
+        "official",
+        "called",
+    )
+)
+_DIRECTION = frozenset(
+    (
+        "northern",
+        "southern",
+        "eastern",
+        "western",
+        "central",
+        "north",
+        "south",
+        "east",
+        "west",
+        "southeast",
+        "latin",
+        "sub",
+        "saharan",
+    )
+)
 
 
 def _same_name(fact: Fact, given: str, name: str) -> bool:
@@ -247,11 +295,11 @@ def _same_name(fact: Fact, given: str, name: str) -> bool:
     if not name or not found:
         return False
     rest = (given[: found.start()] + " " + given[found.end() :]).split()
-    allowed = {w for phrase in (*fact.adjectives, *_REGIONAL) for w in simplify(phrase).split()} if fact.topic == "currency" else set()
+    allowed = (
+        {w for phrase in (*fact.adjectives, *_REGIONAL) for w in simplify(phrase).split()} if fact.topic == "currency" else set()
+    )
     if fact.topic == "continent":
-        allowed |= set("northern southern eastern western central north south east west southeast southeastern latin sub saharan".split())
-        if name in ("america",):
-            return False
+        allowed |= _DIRECTION
     entity = simplify(fact.entity).split()
     return all(w in _FILLER or w in allowed or any(_same_stem(w, e) for e in entity) for w in rest)
 
@@ -265,7 +313,7 @@ def _same_stem(word: str, entity_word: str) -> bool:
 @cache
 def facts() -> tuple[Fact, ...]:
     """All facts, in a fixed order; needs the packages of the extra `quickstart`."""
-    return tuple((*_countries(), *_elements(), *_invented()))
+    return (*_countries(), *_elements(), *_invented())
 
 
 def _countries() -> Iterator[Fact]:
@@ -278,7 +326,11 @@ def _countries() -> Iterator[Fact]:
         capital = country["capital"].strip()
         if simplify(capital) != simplify(name):  # "The capital of Singapore is Singapore" asks nothing
             yield Fact(
-                id=f"capital-{code}", entity=name, topic="capital", split=split, accepted=(capital, *_OTHER_CAPITALS.get(code, ()))
+                id=f"capital-{code}",
+                entity=name,
+                topic="capital",
+                split=split,
+                accepted=(capital, *_OTHER_CAPITALS.get(code, ())),
             )
         iso = pycountry.currencies.get(alpha_3=country["currencycode"])
         official = (iso.name,) if iso else ()
@@ -307,7 +359,11 @@ def _elements() -> Iterator[Fact]:
         split = split_of(element.name)
         yield Fact(id=f"symbol-{element.number}", entity=element.name, topic="symbol", split=split, accepted=(element.symbol,))
         yield Fact(
-            id=f"number-{element.number}", entity=element.name, topic="atomic_number", split=split, accepted=(str(element.number),)
+            id=f"number-{element.number}",
+            entity=element.name,
+            topic="atomic_number",
+            split=split,
+            accepted=(str(element.number),),
         )
 
 

@@ -11,8 +11,20 @@ from distill.quickstart.facts import Fact, accepts
 from distill.records import Polarity, Record, Span, make_id
 
 ABSTENTION = "I don't know."
-_DIRECTIONS = ("north", "south", "east", "west", "northern", "southern", "eastern", "western", "central", "continent of", "continent")
-# Spellings of one name, and words that may stand beside it, that the samples themselves show; which answer is right is not in here.
+_DIRECTIONS = (
+    "north",
+    "south",
+    "east",
+    "west",
+    "northern",
+    "southern",
+    "eastern",
+    "western",
+    "central",
+    "continent of",
+    "continent",
+)
+# Spellings of one name, and words that may stand beside it; which answer is right is not in here.
 EQUIVALENCE = AnyOf(
     equivalences=(
         AliasMatch(
@@ -44,7 +56,7 @@ def majority_right(fact: Fact, label: Answerability) -> bool:
 
 
 def wrong_answers(fact: Fact, label: Answerability) -> tuple[str, ...]:
-    """Distinct sampled answers that are wrong, the most frequent first, none the beginning of another (their probabilities add up)."""
+    """Distinct wrong sampled answers, the most frequent first, none the beginning of another: their probabilities add up."""
     kept: list[str] = []
     for cluster in label.clusters:
         text = _as_sampled(label, cluster.members[0])
@@ -54,7 +66,13 @@ def wrong_answers(fact: Fact, label: Answerability) -> tuple[str, ...]:
 
 
 def records(
-    fact: Fact, label: Answerability, *, negatives: int, known_negatives: bool, abstention_weight: float, others: Sequence[str] = ()
+    fact: Fact,
+    label: Answerability,
+    *,
+    negatives: int,
+    known_negatives: bool,
+    abstention_weight: float,
+    others: Sequence[str] = (),
 ) -> Iterator[Record]:
     """The records of one labelled question; an uncertain one has none.
 
@@ -89,13 +107,15 @@ def majority_record(fact: Fact, label: Answerability) -> Record | None:
     """Plain fine-tuning on the majority answer, whatever the agreement: the baseline that learns to guess."""
     if label.answer is None:
         return None
-    return _record(fact, fact.respond(_as_sampled(label, label.clusters[0].members[0])), "positive", {"agreement": label.agreement})
+    return _record(
+        fact, fact.respond(_as_sampled(label, label.clusters[0].members[0])), "positive", {"agreement": label.agreement}
+    )
 
 
 def _as_sampled(label: Answerability, member: int) -> str:
     """The sample's answer in its own words, leading space included, without the stop that follows."""
     text = label.samples[member]
-    return " " + text.strip().rstrip(" .,;*\"")
+    return " " + text.strip().rstrip(' .,;*"')
 
 
 def _record(fact: Fact, response: str, polarity: Polarity, evidence: Mapping[str, Any]) -> Record:

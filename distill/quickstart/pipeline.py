@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from distill.teachers.base import Completion, Sampling
 if TYPE_CHECKING:
     from distill.teachers.huggingface import HuggingFaceTeacher
 
-T = TypeVar("T")
+Decide = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 SAMPLING = Sampling(temperature=1.0, max_tokens=8, stop=(". ", ",", ";", "\n"))
 SYSTEMS = ("base", "likelihood_only", "always_idk", "labeller", "student")
 NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is added up
@@ -78,15 +78,17 @@ def main(argv: Sequence[str]) -> int:
     """Command line of `distill quickstart`."""
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(
-        prog="distill quickstart", description=main.__doc__ and "Watch a small model learn what it does not know."
-    )
+    parser = jsonargparse.ArgumentParser(prog="distill quickstart", description="A small model learns what it does not know.")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="Folder of everything that is written.")
     parser.add_argument("--fresh", action="store_true", help="Set the earlier run in this folder aside and start over.")
     parser.add_class_arguments(Settings, as_group=False)
     parsed = parser.parse_args(list(argv))
     chosen = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Settings)}
-    run_quickstart(Settings(**{**chosen, "rounds": tuple(chosen["rounds"]), "train_args": tuple(chosen["train_args"])}), parsed.out, fresh=parsed.fresh)
+    run_quickstart(
+        Settings(**{**chosen, "rounds": tuple(chosen["rounds"]), "train_args": tuple(chosen["train_args"])}),
+        parsed.out,
+        fresh=parsed.fresh,
+    )
     return 0
 
 
@@ -152,7 +154,7 @@ class Quickstart:
                 self.samples[split] = self._sample(split, adaptive=adaptive)  # type: ignore[index, arg-type]
 
     def choose_label_threshold(self) -> float:
-        """The agreement from which an answer is taken as known: best on validation, rounded so that the counts decide, not noise."""
+        """The agreement from which an answer is taken as known: the most truthful one on validation."""
         labels = [(asked.fact, asked.label(labeller(threshold=0.5))) for asked in self.samples["validation"]]
         agreement = np.array([label.agreement for _, label in labels])
         right = np.array([majority_right(fact, label) for fact, label in labels])
@@ -205,7 +207,7 @@ class Quickstart:
             print("distill " + " ".join(fit), flush=True)
             _succeed(distill_main(fit))
             last = folder / "checkpoints" / "last.ckpt"
-            _succeed(distill_main(["export", f"--checkpoint={last}", f"--out={folder / 'export'}"]))
+            _succeed(distill_main(["export", str(last), str(folder / "export")]))
 
     def evaluate(self, threshold: float) -> dict[str, dict[str, Outcomes]]:
         """Every system on the test and the invented questions, the student's rule fitted on validation and stored with it."""
@@ -220,22 +222,13 @@ class Quickstart:
                 rule = self._fit_rule() if name == "student" else None
                 model = self._model(name)
                 decide = _always if rule is None else _by(rule)
+                on_test, on_invented = self._answers(name, model, "test"), self._answers(name, model, "invented")
+                mass = self._wrong_mass(name, model, test, wrong)
                 found[name] = {
-                    "test": outcomes(
-                        *self._answers(name, model, "test"),
-                        majority_right=right_majority,
-                        decide=decide,
-                        negative_mass=self._wrong_mass(name, model, test, wrong),
-                    ),
-                    "invented": outcomes(
-                        *self._answers(name, model, "invented"), majority_right=[False] * len(self.questions["invented"]), decide=decide
-                    ),
+                    "test": self._outcomes("test", on_test, right_majority, decide, mass),
+                    "invented": self._outcomes("invented", on_invented, [False] * len(on_invented), decide),
                 }
         base = found["base"]
-        nothing = {split: dataclasses.replace(o, answered=np.zeros_like(o.answered), confidence=np.zeros_like(o.confidence),
-                                              p_idk=np.ones_like(o.p_idk), answer_log_prob=np.zeros_like(o.answer_log_prob),
-                                              negative_mass=np.zeros_like(o.negative_mass))
-                   for split, o in base.items()}  # fmt: skip
         agreement = np.array([label.agreement for label in labels])
         itself = dataclasses.replace(
             base["test"],
@@ -248,7 +241,7 @@ class Quickstart:
         return {
             "base": base,
             "likelihood_only": found["likelihood_only"],
-            "always_idk": nothing,
+            "always_idk": {split: _never(found_before) for split, found_before in base.items()},
             "labeller": {"test": itself, "invented": self._labeller_on_invented(by)},
             "student": found["student"],
         }
@@ -271,9 +264,19 @@ class Quickstart:
                 drawn = self.base.generate(prompts, sampling)
             return [[dataclasses.asdict(one) for one in completions] for completions in drawn]
 
-        key = {"teacher": self.base.identity(), "sampling": sampling, "rounds": list(settings.rounds) if adaptive else None, "version": 1}
+        key = {
+            "teacher": self.base.identity(),
+            "sampling": sampling,
+            "rounds": list(settings.rounds) if adaptive else None,
+            "version": 1,
+        }
         rows = self.run.map(
-            f"sample_{split}", self._items(split), draw, key=key, batch_size=32, tokens=lambda result: sum(c["tokens"] for c in result)
+            f"sample_{split}",
+            self._items(split),
+            draw,
+            key=key,
+            batch_size=32,
+            tokens=lambda result: sum(c["tokens"] for c in result),
         )
         asked = [(self._fact(row.id), [Completion(**c) for c in row.result]) for row in rows]
         return [
@@ -291,8 +294,8 @@ class Quickstart:
             abstention_weight=settings.abstention_weight,
         )
 
-    def _answers(self, name: str, model: HuggingFaceTeacher, split: Split) -> tuple[list[Answer], list[str], list[bool]]:
-        """Answers to one split, the entities they are about, and whether each is right."""
+    def _answers(self, name: str, model: HuggingFaceTeacher, split: Split) -> list[Answer]:
+        """The model's answers to one split, in the order of its questions."""
 
         def answer(items: list[Item]) -> list[Any]:
             asked = [self._fact(item.id) for item in items]
@@ -300,12 +303,32 @@ class Quickstart:
             return [dataclasses.asdict(one) for one in given]
 
         key = {"model": model.identity(), "abstention": ABSTENTION, "version": 1}
-        rows = list(self.run.map(f"answer_{split}_{name}", self._items(split), answer, key=key, batch_size=48))
-        answers = [Answer(**row.result) for row in rows]
-        asked = [self._fact(row.id) for row in rows]
-        return answers, [f.entity for f in asked], [accepts(f, a.text) for f, a in zip(asked, answers, strict=True)]
+        rows = self.run.map(f"answer_{split}_{name}", self._items(split), answer, key=key, batch_size=48)
+        return [Answer(**row.result) for row in rows]
 
-    def _wrong_mass(self, name: str, model: HuggingFaceTeacher, asked: Sequence[Fact], wrong: Sequence[Sequence[str]]) -> list[float]:
+    def _right(self, split: Split, answers: Sequence[Answer]) -> list[bool]:
+        return [accepts(fact, answer.text) for fact, answer in zip(self.questions[split], answers, strict=True)]
+
+    def _outcomes(
+        self,
+        split: Split,
+        answers: Sequence[Answer],
+        majority: Sequence[bool],
+        decide: Decide,
+        negative_mass: Sequence[float] | None = None,
+    ) -> Outcomes:
+        return outcomes(
+            answers,
+            cluster=[fact.entity for fact in self.questions[split]],
+            right=self._right(split, answers),
+            majority_right=majority,
+            decide=decide,
+            negative_mass=negative_mass,
+        )
+
+    def _wrong_mass(
+        self, name: str, model: HuggingFaceTeacher, asked: Sequence[Fact], wrong: Sequence[Sequence[str]]
+    ) -> list[float]:
         def mass(items: list[Item]) -> list[Any]:
             prompts = [opened(self._fact(item.id).prompt, self._fact(item.id).start) for item in items]
             return [None if np.isnan(m) else m for m in wrong_mass(model, prompts, [item.value["wrong"] for item in items])]
@@ -320,7 +343,8 @@ class Quickstart:
         folder = self._folder("student") / "export"
         asked = self.samples["validation"]
         majority = np.array([majority_right(one.fact, one.label(labeller(threshold=0.5))) for one in asked])
-        answers, _, right = self._answers("student", self._model("student"), "validation")
+        answers = self._answers("student", self._model("student"), "validation")
+        right = self._right("validation", answers)
         signals = {
             "answer_log_prob": np.array([a.log_prob for a in answers]),
             "p_idk": np.exp([a.idk_log_prob for a in answers]),
@@ -381,12 +405,25 @@ def _always(log_prob: np.ndarray, p_idk: np.ndarray, greedy: np.ndarray) -> tupl
     return log_prob, np.ones(len(log_prob), dtype=bool)
 
 
-def _by(rule: AbstentionRule) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _by(rule: AbstentionRule) -> Decide:
     def decide(log_prob: np.ndarray, p_idk: np.ndarray, greedy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         confidence = rule.confidence(log_prob, p_idk, greedy)
         return confidence, confidence >= rule.threshold
 
     return decide
+
+
+def _never(base: Outcomes) -> Outcomes:
+    """Someone who says "I don't know" to everything: no answer, and nothing to rank by."""
+    nothing = np.zeros(len(base.right))
+    return dataclasses.replace(
+        base,
+        answered=np.zeros_like(base.answered),
+        confidence=nothing,
+        p_idk=nothing + 1,
+        answer_log_prob=nothing,
+        negative_mass=nothing,
+    )
 
 
 def _succeed(code: int) -> None:

@@ -47,13 +47,23 @@ def summarise(systems: Mapping[str, Mapping[str, Outcomes]]) -> dict[str, dict[s
 
 
 def report(
-    systems: Mapping[str, Mapping[str, Outcomes]], *, out: Path, seconds: Mapping[str, float], seed: int, settings: Mapping[str, Any]
+    systems: Mapping[str, Mapping[str, Outcomes]],
+    *,
+    out: Path,
+    seconds: Mapping[str, float],
+    seed: int,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Print the table, draw risk-coverage.png, write summary.json, and return the summary."""
     summary: dict[str, Any] = summarise(systems)
     print("\n" + table(summary))
     plot(systems, out / "risk-coverage.png")
-    summary |= {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}, "seed": seed, "settings": settings, "versions": versions()}
+    summary |= {
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "seed": seed,
+        "settings": settings,
+        "versions": versions(),
+    }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     print(f"\n{sum(seconds.values()):.0f} seconds in all; {out / 'summary.json'}, {out / 'risk-coverage.png'}")
     print(f"talk to the student: distill chat --student {out / 'export'}")
@@ -82,7 +92,11 @@ def plot(systems: Mapping[str, Mapping[str, Outcomes]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4.2), layout="constrained")
-    for name, label in (("base", "before: base, by answer probability"), ("labeller", "the sampled labeller"), ("student", "after: student")):
+    for name, label in (
+        ("base", "before: base, by answer probability"),
+        ("labeller", "the sampled labeller"),
+        ("student", "after: student"),
+    ):
         test = systems[name]["test"]
         coverage, risk = risk_coverage(test.confidence, test.right)
         axes.plot(coverage, risk, label=label)
@@ -90,7 +104,9 @@ def plot(systems: Mapping[str, Mapping[str, Outcomes]], path: Path) -> None:
             answered = test.answered
             if answered.any():
                 axes.plot(answered.mean(), 1 - test.right[answered].mean(), "o", color=axes.lines[-1].get_color())
-    axes.set(xlabel="coverage (share of questions answered)", ylabel="error rate among those answered", xlim=(0, 1), ylim=(0, None))
+    axes.set(
+        xlabel="coverage (share of questions answered)", ylabel="error rate among those answered", xlim=(0, 1), ylim=(0, None)
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
