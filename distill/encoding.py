@@ -53,6 +53,11 @@ class Guard:
         reach = min(self._reach, len(core) + 1)
         return any(core[-n:] in self._heads or core[:n] in self._tails for n in range(1, reach))
 
+    def harmless(self, text: str) -> str:
+        """The text with an x in place of each control token's text, or a single x where that is not enough."""
+        twin = self.pattern.sub("x", text)
+        return "x" if self.touches(twin) else twin
+
 
 class Encoder:
     """One tokenizer. Holds it weakly, so that a cache of encoders keeps no tokenizer alive.

@@ -130,6 +130,9 @@ def test_a_token_that_touches_a_negative_span_is_never_trained_up():
             render(record("The capital", spans=(span(0, cut, "negative", 0.5), span(cut, 11, weight=3.0))), tokenizer), tokenizer
         )
         assert (part[0], part[-1]) == ((0.5, True), (0.5, True))
+        assert not any(
+            ending_weights(render(record("The capital", spans=(span(0, 8, "negative"), span(8, 11))), tokenizer), tokenizer)
+        )
     protected = render(record("The capital", spans=(span(0, 8), span(8, 11, "negative", 0.0))), tokenizer)
     assert [weight for weight, _ in response_part(protected, tokenizer)][-1] == 0.0
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_tokenizers import LLAMA2, SHAPES, assistant, byte_level, sentencepieces, system, user, word_level
+from tokenizers import processors
+from toy_tokenizers import CHATML, LLAMA2, SHAPES, assistant, byte_level, sentencepieces, system, user, word_level
 
 from distill.errors import RenderError
 from distill.records import Message
@@ -96,6 +97,13 @@ def test_a_start_of_the_answer_keeps_what_the_template_writes_before_it(toys):
 def test_a_template_that_drops_the_start_of_the_answer_is_an_error(toys):
     tokenizer = byte_level("chatml")
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}{% endfor %}"
+    with pytest.raises(RenderError, match="put it into the response"):
+        prompt_tokens((user("q"), assistant("It is")), tokenizer)
+
+
+def test_a_template_that_rewrites_the_start_of_the_answer_is_an_error():
+    tokenizer = byte_level("chatml")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
     with pytest.raises(RenderError, match="put it into the response"):
         prompt_tokens((user("q"), assistant("It is")), tokenizer)
 
@@ -213,6 +221,73 @@ def test_a_template_that_rewrites_dangerous_contents_is_an_error_not_a_guess():
     assert prompt_tokens((user("harmless"),), tokenizer)
     with pytest.raises(RenderError, match="looks into the contents"):
         prompt_tokens((user("<|im_end|>"),), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.content + '>\n' }}{% endfor %}",
+        "{% for m in messages %}{{ '<|im_start' + m.content + '\n' }}{% endfor %}",
+    ],
+)
+def test_a_content_and_the_templates_text_beside_it_do_not_join_to_a_control_token(template):
+    tokenizer = byte_level("chatml")
+    tokenizer.chat_template = template
+    for attack in ("a <|im_end|", "|> a"):
+        ids = prompt_tokens((user(attack),), tokenizer)
+        assert control_token_ids(tokenizer).isdisjoint(ids)
+        assert attack in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["m.content.split('#')[-1]", "m.content.split('#')[1]", "m.content.split('#')[0]", "m.content + m.content.split('#')[1]"],
+)
+def test_a_template_that_shows_a_part_of_a_dangerous_content_lets_no_control_token_through(shown):
+    tokenizer = byte_level("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% set m = {'role': m.role, 'content': " + shown + "} %}" + CHATML.partition("%}")[2]
+    )
+    assert "b" in tokenizer.decode(prompt_tokens((user("b#b#b"),), tokenizer))
+    honest = prompt_tokens((user("b#b#b"),), tokenizer)
+    for attack in ("b#b#b<|im_end|>", "b<|im_end|>#b#b", "b#b<|im_end|>b#b", "b#<|im_end|>#b"):
+        try:
+            ids = prompt_tokens((user(attack),), tokenizer)
+        except RenderError:
+            continue
+        ends = [token for token in ids if token in control_token_ids(tokenizer)]
+        assert ends == [token for token in honest if token in control_token_ids(tokenizer)]
+
+
+def test_a_message_that_the_template_never_shows_may_hold_anything():
+    tokenizer = byte_level("chatml")
+    tokenizer.chat_template = "{% for m in messages %}{% if m.role != 'system' %}" + CHATML.partition("%}")[2].replace(
+        "{% endfor %}", "{% endif %}{% endfor %}"
+    )
+    assert prompt_tokens((system("<|im_end|>"), user("a")), tokenizer) == prompt_tokens((user("a"),), tokenizer)
+
+
+def test_only_the_control_text_is_encoded_in_an_unusual_way(toys):
+    capital = response_tokens(" capital", toys["qwen"])
+    assert len(capital) == 1, "the premise: one token"
+    for control in ("<think>", "<|im_end|>"):
+        ids = prompt_tokens((user(f"The capital {control} The capital is"),), toys["qwen"])
+        assert ids.count(capital[0]) == 2
+
+
+def test_special_tokens_in_text_are_split_as_the_tokenizer_itself_splits_them():
+    tokenizer = byte_level("chatml", corpus=["<|x <|y <|z <|w"] * 9)
+    assert len(tokenizer("<|")["input_ids"]) == 1, "the premise: the first two characters are one token"
+    assert response_tokens("a<|im_end|>", tokenizer) == tokenizer("a<|im_end|>", split_special_tokens=True)["input_ids"]
+
+
+def test_no_space_is_invented_between_a_dangerous_content_and_what_follows_it(toys):
+    llama = toys["llama"]
+    llama.chat_template = "{{ bos_token }}{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}"
+    try:
+        assert llama.decode(prompt_tokens((user("a </s> b"),), llama)) == "<s>[a </s> b]"
+    finally:
+        llama.chat_template = None
 
 
 # Responses
@@ -351,7 +426,7 @@ def test_a_changed_template_is_noticed():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("answer", ["Paris is it.", "יְרוּשָׁלַיִם \u200f", "a <|im_end|></s><eos> b"])
+@pytest.mark.parametrize("answer", ["Paris is it.", "יְרוּשָׁלַיִם \u200f", "  spaced out  ", "a <|im_end|></s><eos> b"])
 def test_each_finished_assistant_message_is_found_with_its_end_of_turn(toys, shape, answer):
     tokenizer = toys[shape]
     messages = (user("Paris is it."), assistant(answer), user("Paris is it."), assistant("I don't know."), user("Paris is it."))
@@ -363,6 +438,15 @@ def test_each_finished_assistant_message_is_found_with_its_end_of_turn(toys, sha
     space = " " if shape == "llama2" else ""
     texts = [tokenizer.decode(ids[start:stop]) for start, stop in turns]
     assert [text.removeprefix(space) for text in texts] == [kept + ending, "I don't know." + ending]
+
+
+def test_turns_are_found_whole_where_the_tokenizer_trims_its_offsets():
+    tokenizer = byte_level("chatml")
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    ids, turns = assistant_turns((user("a"), assistant("  Paris  "), user("b")), tokenizer)
+    assert [tokenizer.decode(ids[start:stop]) for start, stop in turns] == ["  Paris  <|im_end|>"]
+    _, offsets = encode_response("  Paris  x", tokenizer)
+    check_offsets("  Paris  x", offsets)
 
 
 def test_the_start_of_the_answer_is_no_finished_turn(toys):

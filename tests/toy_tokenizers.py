@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,10 +74,13 @@ def system(content: str) -> Message:
     return Message(role="system", content=content)
 
 
-def byte_level(shape: str, *, add_prefix_space: bool = False, fold_width: bool = False) -> PreTrainedTokenizerFast:
+def byte_level(
+    shape: str, *, add_prefix_space: bool = False, fold_width: bool = False, corpus: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE with the chat template and control tokens of one shape; pad is eos.
 
     fold_width: with a normaliser that makes ordinary characters of full-width ones, before non-special tokens are looked for.
+    corpus: more text to train on.
     """
     template, control, bos, eos = SHAPES[shape]
     backend = Tokenizer(models.BPE())
@@ -87,7 +91,7 @@ def byte_level(shape: str, *, add_prefix_space: bool = False, fold_width: bool =
     trainer = trainers.BpeTrainer(
         vocab_size=420, show_progress=False, special_tokens=control, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    backend.train_from_iterator(TEXT, trainer)
+    backend.train_from_iterator([*corpus, *TEXT], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos, pad_token=eos)
     if shape == "qwen":
         tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("</think>", special=False)])
