@@ -47,7 +47,7 @@ _SCOPE = frozenset(
         *("sometimes", "often", "usually", "rarely", "seldom", "hardly", "barely", "scarcely", "only", "also", "too", "already"),
         *("still", "yet", "even", "just", "almost", "nearly", "probably", "perhaps", "maybe", "possibly", "generally", "mostly"),
         *("once", "typically", "commonly", "frequently", "originally", "eventually", "finally", "actually", "certainly"),
-        *("quite", "another", "instead", "however"),
+        *("quite", "another", "instead", "however", "little", "anybody", "anywhere"),
     )
 )
 _JOINTS = frozenset(
@@ -254,6 +254,8 @@ def _edit(statement: str, words: list[_Word]) -> tuple[int, int, str] | None:
             return None  # a clause within the subject: the next verb is not the statement's
         if index == 0:
             continue
+        if word.text in {"before", "after"}:
+            return None  # may open a clause, whose verb would be the wrong one
         if word.text in {"and", "or"} and statement[words[index - 1].end : word.start].strip() == ",":
             return None  # two clauses of which the first hid its verb from us
         if word.text in CONTRACTED:
@@ -316,7 +318,8 @@ def _may_be_verb(statement: str, words: list[_Word], index: int) -> bool:
         return False
     if statement[before.end : words[index].start].strip():
         return False  # a comma or quotation mark before it: "the film, produced by ..."
-    return not (text in _NEEDS_OBJECT and words[index + 1].text in _PREPOSITIONS)
+    following = words[index + 1].text
+    return not (text in PAST and following == "by") and not (text in _NEEDS_OBJECT and following in _PREPOSITIONS)
 
 
 def _second_clause(words: list[_Word], index: int) -> bool:
@@ -327,7 +330,7 @@ def _second_clause(words: list[_Word], index: int) -> bool:
     """
     for later in range(index + 1, len(words)):
         text = words[later].text
-        if text in _RELATIVES:
+        if text in _RELATIVES - {"as", "than"}:
             return False
         if text in AUXILIARIES or text in CONTRACTED:
             # "has been", "will have": the first verb's own chain, no new clause
