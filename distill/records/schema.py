@@ -345,8 +345,8 @@ def _checked_object(where: str, obj: object, known: tuple[str, ...], required: t
         raise RecordError(f"{opening}got {_shown(obj)}, expected {what}: an object {{...}} with {', '.join(required)}")
     for key in obj:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else "move it into evidence" if not where else "remove it"
+            near = difflib.get_close_matches(str(key), known, n=1) or [name for name in required if name not in obj]
+            remedy = f"did you mean {near[0]!r}?" if near else "remove it" if where else "move it into evidence"
             raise RecordError(f"{at}{key}: unknown key; {what} has {', '.join(known)}; {remedy}")
     for key in required:
         if key not in obj:

@@ -94,6 +94,13 @@ def test_a_missing_key_is_named(name: str) -> None:
         record_from_json({key: value for key, value in GOOD.items() if key != name})
 
 
+def test_an_unknown_key_is_answered_with_the_missing_one() -> None:
+    with pytest.raises(RecordError, match="^text: unknown key; .* did you mean 'response'"):
+        record_from_json({"text" if key == "response" else key: value for key, value in GOOD.items()})
+    with pytest.raises(RecordError, match="^label: unknown key; .* move it into evidence"):
+        record_from_json({**GOOD, "label": True})
+
+
 def test_a_misspelt_key_is_answered_with_the_right_one() -> None:
     with pytest.raises(RecordError, match="did you mean 'response'"):
         record_from_json({**GOOD, "respones": "x"})
