@@ -20,7 +20,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """What one system did on Q questions. `cluster` names the entity a question is about: questions of one entity are not independent.
+    """What one system did on Q questions. `cluster` names the entity asked about: questions of one entity are not independent.
 
     answered: it gave an answer. right: that answer, or the one it would have given, is correct. majority_right: the untrained
     model's majority answer is correct (what the question's label should have been). p_idk: probability of the abstention
@@ -111,7 +111,7 @@ def measure(outcomes: Outcomes) -> dict[str, float]:
 
 
 def standard_errors(outcomes: Outcomes, *, resamples: int = 400, seed: int = 0) -> dict[str, float]:
-    """Standard error of every metric by the bootstrap over clusters (entities), so that correlated questions count as one draw."""
+    """Standard error of every metric by the bootstrap over clusters (entities): correlated questions count as one draw."""
     draws = [measure(outcomes.take(index)) for index in _bootstrap(outcomes, resamples, seed)]
     return {name: _spread([draw[name] for draw in draws]) for name in METRICS}
 

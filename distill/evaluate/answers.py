@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -16,13 +17,16 @@ from distill.consensus import short_answer
 from distill.errors import ConfigError
 from distill.evaluate.abstention import Outcomes
 from distill.records import Message, Prompt
-from distill.teachers.base import Generator, Sampling, Scorer
+from distill.teachers.base import Completion, Sampling, Scorer, TokenScores
 
 ANSWER = Sampling(n=1, temperature=0.0, max_tokens=12, stop=(". ", ",", ";", "\n"))
 
 
-class Answerer(Generator, Scorer):
+class Answerer(Protocol):
     """A model that can both write and score; HuggingFaceTeacher is one."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]: ...
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenScores]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ stands in the tables below. Splits are by entity: no country or element of the t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from typing import Any, Literal
 from distill.errors import ConfigError
 from distill.records import Message, Prompt
 
-Split = Literal["train", "validation", "test", "invented"]
+Split = Literal["train", "validation", "test", "invented", "made_up"]
 Topic = Literal["capital", "currency", "continent", "symbol", "atomic_number"]
 
+_COUNTRY_TOPICS: tuple[Topic, ...] = ("capital", "currency", "continent")
+_ELEMENT_TOPICS: tuple[Topic, ...] = ("symbol", "atomic_number")
 QUESTION: dict[str, str] = {
     "capital": "What is the capital of {}?",
     "currency": "What is the currency of {}?",
@@ -168,6 +171,18 @@ _INVENTED_ELEMENTS = (
     "velorium", "tarsinium", "quendium", "ostravium", "belkazium", "morlandium", "zephyrium", "kaldovium", "nurambium", "fenlium",
     "arquetzium", "sombrium", "lethonium", "drovanium", "pelucium", "yantarium", "corvenium", "ithmarium", "galdorium",
 )  # fmt: skip
+# Other inventions, to train on: unanswerable by construction, and unlike the ones above, which are only ever evaluated.
+_MADE_UP_COUNTRIES = (
+    "Marvelia", "Quinbrastan", "Dorkemland", "Sulphora", "Gristania", "Balmaria", "Ulnavia", "Chanimland", "Torzania", "Lisquora",
+    "Kemdoria", "Ranphostan", "Navbralia", "Estulor", "Phograd", "Zandoria", "Orlisland", "Velchania", "Brasulia", "Nimtoria",
+)  # fmt: skip
+_MADE_UP_ELEMENTS = (
+    "marvelium", "quinbrium", "dorkemium", "sulphorium", "gristium", "balmarium", "ulnavium", "chanimium", "torzanium",
+)  # fmt: skip
+_NAMES: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "invented": (_INVENTED_COUNTRIES, _INVENTED_ELEMENTS),
+    "made_up": (_MADE_UP_COUNTRIES, _MADE_UP_ELEMENTS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +223,8 @@ class Fact:
 def split_of(entity: str, *, seed: int = 0) -> Split:
     """train : validation : test = 2 : 1 : 1, by a hash of the entity alone, so that adding an entity moves no other."""
     bucket = int.from_bytes(hashlib.sha256(f"{seed}:{entity}".encode()).digest()[:4], "big") % 4
-    return ("train", "train", "validation", "test")[bucket]  # type: ignore[return-value]
+    splits: tuple[Split, ...] = ("train", "train", "validation", "test")
+    return splits[bucket]
 
 
 def simplify(text: str) -> str:
@@ -240,7 +256,7 @@ def accepts(fact: Fact, answer: str) -> bool:
         return answer.strip(" .\"'*`()") in fact.accepted
     if fact.topic == "atomic_number":
         found = re.match(r"\D*?(\d+)(?![\d.]*\d)", answer)
-        return bool(found) and found.group(1) in fact.accepted
+        return found is not None and found.group(1) in fact.accepted
     return any(_same_name(fact, given, simplify(name)) for name in fact.accepted)
 
 
@@ -368,12 +384,10 @@ def _elements() -> Iterator[Fact]:
 
 
 def _invented() -> Iterator[Fact]:
-    for name in _INVENTED_COUNTRIES:
-        for topic in ("capital", "currency", "continent"):
-            yield Fact(id=f"invented-{topic}-{name}", entity=name, topic=topic, split="invented", accepted=())  # type: ignore[arg-type]
-    for name in _INVENTED_ELEMENTS:
-        for topic in ("symbol", "atomic_number"):
-            yield Fact(id=f"invented-{topic}-{name}", entity=name, topic=topic, split="invented", accepted=())  # type: ignore[arg-type]
+    for split, (countries, elements) in _NAMES.items():
+        for names, topics in ((countries, _COUNTRY_TOPICS), (elements, _ELEMENT_TOPICS)):
+            for name, topic in itertools.product(names, topics):
+                yield Fact(id=f"{split}-{topic}-{name}", entity=name, topic=topic, split=split, accepted=())
 
 
 def _package(name: str) -> Any:

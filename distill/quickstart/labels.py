@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from distill.consensus import AliasMatch, Answerability, AnyOf, ConsensusLabeller, NumberMatch, normalise
 from distill.quickstart.facts import Fact, accepts
@@ -65,21 +65,24 @@ def wrong_answers(fact: Fact, label: Answerability) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def records(
-    fact: Fact,
-    label: Answerability,
-    *,
-    negatives: int,
-    known_negatives: bool,
-    abstention_weight: float,
-    others: Sequence[str] = (),
-) -> Iterator[Record]:
-    """The records of one labelled question; an uncertain one has none.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a labelled question becomes records.
 
-    negatives: at most so many wrong answers. known_negatives: whether an answerable question has its minority answers as
-    negatives. abstention_weight: weight of the abstention as a negative on an answerable question (0: none). others: use
-    these texts as the negatives instead (the shuffled control).
+    grading: "label" trains one way or the other, by the label; "agreement" trains both ways, the answer with weight agreement
+    and the abstention with weight 1 - agreement, so that no threshold cuts a scale in two. negatives: at most so many wrong
+    answers for each question. known_negatives: whether an answerable question has its minority answers as negatives.
+    abstention_weight: weight of the abstention as a negative on an answerable question; 0 for none.
     """
+
+    grading: Literal["label", "agreement"] = "label"
+    negatives: int = 2
+    known_negatives: bool = True
+    abstention_weight: float = 0.0
+
+
+def records(fact: Fact, label: Answerability, recipe: Recipe, *, instead: Sequence[str] = ()) -> Iterator[Record]:
+    """The records of one labelled question; an uncertain one has none. `instead`: use these texts as the negatives (a control)."""
     if label.label == "uncertain":
         return
     known = label.label == "answerable" and label.answer is not None
@@ -91,16 +94,25 @@ def records(
         "samples": list(label.samples),
         "clusters": [{"answer": c.answer, "members": list(c.members)} for c in label.clusters],
     }
-    yield _record(fact, fact.respond(answers[0]) if known else ABSTENTION, "positive", evidence)
-    if known and abstention_weight > 0:
-        yield replace(_record(fact, ABSTENTION, "negative", evidence), weight=abstention_weight)
-    if known and not known_negatives:
+    sure = (label.agreement if recipe.grading == "agreement" else float(known)) if answers else 0.0
+    if sure > 0:
+        yield replace(_record(fact, fact.respond(answers[0]), "positive", evidence), weight=sure)
+    if sure < 1:
+        yield replace(_record(fact, ABSTENTION, "positive", evidence), weight=1 - sure)
+    if known and recipe.abstention_weight > 0:
+        yield replace(_record(fact, ABSTENTION, "negative", evidence), weight=recipe.abstention_weight)
+    if known and not recipe.known_negatives:
         return
-    for text in (list(others) or answers[1 if known else 0 :])[:negatives]:
+    for text in (list(instead) or answers[1 if known else 0 :])[: recipe.negatives]:
         # only the fact is penalised: the opening and the full stop are what a right answer needs too
         start = len(fact.start)
         span = Span(start=start, end=start + len(text), polarity="negative")
         yield replace(_record(fact, fact.respond(text), "negative", evidence), spans=(span,))
+
+
+def made_up_record(fact: Fact) -> Record:
+    """A question about something invented: unanswerable by construction, no sample needed."""
+    return _record(fact, ABSTENTION, "positive", {"label": "unanswerable", "by": "construction"})
 
 
 def majority_record(fact: Fact, label: Answerability) -> Record | None:

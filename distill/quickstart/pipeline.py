@@ -19,9 +19,17 @@ from distill.evaluate.abstention import Outcomes
 from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, wrong_mass
 from distill.evaluate.rule import AbstentionRule, choose_threshold, fit_rule
 from distill.quickstart.facts import Fact, Split, accepts, facts, tidy
-from distill.quickstart.labels import ABSTENTION, labeller, majority_record, majority_right, records, wrong_answers
+from distill.quickstart.labels import (
+    ABSTENTION,
+    Recipe,
+    labeller,
+    made_up_record,
+    majority_record,
+    majority_right,
+    records,
+    wrong_answers,
+)
 from distill.recipes import Item, Run
-from distill.records import Record
 from distill.teachers.base import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 Decide = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 SAMPLING = Sampling(temperature=1.0, max_tokens=8, stop=(". ", ",", ";", "\n"))
 SYSTEMS = ("base", "likelihood_only", "always_idk", "labeller", "student")
+TRAINED: tuple[Split, ...] = ("train", "made_up")
 NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is added up
 
 
@@ -39,8 +48,8 @@ class Settings:
 
     student: hub name, folder, or the embedded small model. questions, validation, test: how many questions of each split are
     used (0: all). samples: answers drawn for each question. rounds: how the training questions' samples are drawn, stopping
-    where the label is settled; they add up to samples. negatives: wrong answers per question that are trained against.
-    abstention_weight: weight of "I don't know" as a negative on questions the model can answer. config: the training config.
+    where the label is settled; they add up to samples. made_up: training questions about invented entities (others than the
+    evaluated ones). recipe: how labels become records. config: the training config.
     train_args: further arguments of `distill fit`, such as --trainer.max_epochs=1.
     """
 
@@ -52,9 +61,8 @@ class Settings:
     invented: int = 0
     samples: int = 10
     rounds: tuple[int, ...] = (4, 3, 3)
-    negatives: int = 2
-    known_negatives: bool = True
-    abstention_weight: float = 0.0
+    made_up: int = 60
+    recipe: Recipe = Recipe()
     config: str = "quickstart"
     train_args: tuple[str, ...] = ()
 
@@ -141,6 +149,7 @@ class Quickstart:
             "validation": settings.validation,
             "test": settings.test,
             "invented": settings.invented,
+            "made_up": settings.made_up,
         }
         self.questions = {split: choose(split, limit, settings.seed) for split, limit in limits.items()}
         self.samples: dict[Split, list[Labelled]] = {}
@@ -168,7 +177,8 @@ class Quickstart:
 
         by = labeller(threshold=threshold)
         labelled = [(asked.fact, asked.label(by)) for asked in self.samples["train"]]
-        own = [record for fact, label in labelled for record in self._records(fact, label)]
+        own = [record for fact, label in labelled for record in records(fact, label, self.settings.recipe)]
+        own += [made_up_record(fact) for fact in self.questions["made_up"]] if self.settings.made_up else []
         about = Manifest(
             recipe="quickstart",
             teacher=self.base.identity(),
@@ -284,16 +294,6 @@ class Quickstart:
             for fact, completions in asked
         ]
 
-    def _records(self, fact: Fact, label: Answerability) -> Iterator[Record]:
-        settings = self.settings
-        return records(
-            fact,
-            label,
-            negatives=settings.negatives,
-            known_negatives=settings.known_negatives,
-            abstention_weight=settings.abstention_weight,
-        )
-
     def _answers(self, name: str, model: HuggingFaceTeacher, split: Split) -> list[Answer]:
         """The model's answers to one split, in the order of its questions."""
 
@@ -345,13 +345,11 @@ class Quickstart:
         majority = np.array([majority_right(one.fact, one.label(labeller(threshold=0.5))) for one in asked])
         answers = self._answers("student", self._model("student"), "validation")
         right = self._right("validation", answers)
-        signals = {
-            "answer_log_prob": np.array([a.log_prob for a in answers]),
-            "p_idk": np.exp([a.idk_log_prob for a in answers]),
-            "greedy_idk": np.array([a.greedy_idk for a in answers]),
-        }
-        rule = fit_rule(**signals, right=np.array(right), abstention=ABSTENTION)
-        confidence = rule.confidence(**signals)
+        log_prob = np.array([a.log_prob for a in answers])
+        p_idk = np.exp([a.idk_log_prob for a in answers])
+        greedy = np.array([a.greedy_idk for a in answers])
+        rule = fit_rule(answer_log_prob=log_prob, p_idk=p_idk, greedy_idk=greedy, right=np.array(right), abstention=ABSTENTION)
+        confidence = rule.confidence(log_prob, p_idk, greedy)
         rule = dataclasses.replace(rule, threshold=choose_threshold(confidence, np.array(right), majority))
         rule.save(folder)
         print(f"the student answers where its chance of being right is at least {rule.threshold:.2f} (kept in {folder})")
@@ -392,7 +390,7 @@ class Quickstart:
 def choose(split: Split, limit: int, seed: int) -> list[Fact]:
     """The split's facts in an order that depends on the seed, so that another seed sees other training questions; 0 is all."""
     asked = [fact for fact in facts() if fact.split == split]
-    order = np.random.default_rng([seed, len(asked)]).permutation(len(asked)) if split == "train" else np.arange(len(asked))
+    order = np.random.default_rng([seed, len(asked)]).permutation(len(asked)) if split in TRAINED else np.arange(len(asked))
     return [asked[i] for i in order[: limit or len(asked)]]
 
 
