@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +19,24 @@ from distill.prompt_file import load_prompt_file, user_message
 from distill.records import Prompt
 from distill.teachers.base import Generator, Sampling
 
+MARKERS = (
+    "not",
+    "no",
+    "never",
+    "cannot",
+    "nobody",
+    "nothing",
+    "none",
+    "without",
+    "neither",
+    "לא",
+    "אינו",
+    "אינה",
+    "אינם",
+    "אינן",
+    "אין",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherNegator(Negator):
@@ -25,7 +44,8 @@ class TeacherNegator(Negator):
 
     template: a Jinja file with the variable statement; None is the packaged one with four examples. Refused: blank, the same as
     the statement after `normalise`, an abstention, more than max_longer words longer, or with more than max_changed of its words
-    changed (0 to 1): a rewrite, not a negation. This sees form only; truth is for `check_negation` and a judge.
+    changed (0 to 1): a rewrite, not a negation; or with as many of the negating words `markers` as before (give () for languages
+    or styles without such words). This sees form only; truth is for `check_negation` and a judge.
     """
 
     generator: Generator
@@ -33,6 +53,7 @@ class TeacherNegator(Negator):
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=64))
     max_longer: int = 4
     max_changed: float = 0.5
+    markers: tuple[str, ...] = MARKERS
 
     def __post_init__(self) -> None:
         """Refuse a share that is none."""
@@ -66,6 +87,8 @@ class TeacherNegator(Negator):
             return None
         if len(reply.split()) > len(body.split()) + self.max_longer:
             return None
+        if self.markers and self._negations(reply) == self._negations(body):
+            return None  # small models change the subject, or repeat the statement with a preface
         lead = statement[: len(statement) - len(statement.lstrip())]
         text = lead + reply
         spans = changed_spans(statement, text)
@@ -73,6 +96,11 @@ class TeacherNegator(Negator):
         if changed > self.max_changed * len(text.split()):
             return None
         return Negation(text=text, spans=spans)
+
+    def _negations(self, text: str) -> int:
+        """How many negating words the text has; "isn't" and "cannot" count."""
+        words = re.findall(r"[\w']+", text.casefold().replace("’", "'"))
+        return sum(word in self.markers or word.endswith("n't") for word in words)
 
     @cached_property
     def _template(self) -> Template:

@@ -218,10 +218,22 @@ def test_a_teachers_negation_comes_with_its_changed_words():
         "I don't know.",
         "Iron is not a metal, as you can see from all the many reasons there are.",
         "Gold never rusts",
+        "Tin is a metal.",
+        "The statement is: Iron is a metal.",
     ],
 )
 def test_a_reply_that_is_no_small_change_is_refused(reply):
     assert TeacherNegator(generator=Writes(reply)).negate((), "Iron is a metal.") == []
+
+
+def test_without_markers_any_small_change_counts():
+    negator = TeacherNegator(generator=Writes("Tin is a metal."), markers=())
+    assert [marked(found) for found in negator.negate((), "Iron is a metal.")] == [["Tin"]]
+
+
+def test_a_teacher_may_take_a_negation_back_and_contract_it():
+    assert TeacherNegator(generator=Writes("Iron is a metal.")).negate((), "Iron isn’t a metal.") != []
+    assert TeacherNegator(generator=Writes("הברזל אינו מתכת")).negate((), "הברזל הוא מתכת") != []
 
 
 def test_a_teacher_that_loses_statements_is_an_error():
