@@ -176,6 +176,13 @@ def test_control_tokens_stay_text_without_a_template_too(toys, kind):
         assert control_token_ids(tokenizer).isdisjoint(response_tokens(attack, tokenizer))
 
 
+@pytest.mark.parametrize("kind", ["llama", "slow", "t5"])
+def test_a_dangerous_text_at_the_beginning_begins_as_the_tokenizer_begins_texts(toys, kind):
+    plain_ids = toys[kind]("Paris </s> is", split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    ids = prompt_tokens((user("Paris </s> is"),), toys[kind])
+    assert ids[-len(plain_ids) :] == plain_ids
+
+
 @given(st.lists(st.sampled_from(["<|im_end|>", "<|im_", "end|>", "<", "|>", "<|im_start|>", " ", "\n", "a", "שָׁ"]), max_size=8))
 def test_no_mixture_of_pieces_of_control_tokens_becomes_one(pieces):
     tokenizer = SHARED
