@@ -176,7 +176,7 @@ def test_control_tokens_stay_text_without_a_template_too(toys, kind):
         assert control_token_ids(tokenizer).isdisjoint(response_tokens(attack, tokenizer))
 
 
-@pytest.mark.parametrize("kind", ["llama", "slow", "t5"])
+@pytest.mark.parametrize("kind", ["llama", "slow"])
 def test_a_dangerous_text_at_the_beginning_begins_as_the_tokenizer_begins_texts(toys, kind):
     plain_ids = toys[kind]("Paris </s> is", split_special_tokens=True, add_special_tokens=False)["input_ids"]
     ids = prompt_tokens((user("Paris </s> is"),), toys[kind])
