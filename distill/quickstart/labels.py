@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from distill.consensus import AliasMatch, Answerability, AnyOf, ConsensusLabeller, NumberMatch, normalise
+from distill.consensus import AliasMatch, Answerability, AnyOf, ConsensusLabeller, NumberMatch
+from distill.consensus.labellers import no_answer
 from distill.quickstart.facts import Fact, accepts
 from distill.records import Polarity, Record, Span, make_id
 
@@ -60,7 +61,7 @@ def wrong_answers(fact: Fact, label: Answerability) -> tuple[str, ...]:
     kept: list[str] = []
     for cluster in label.clusters:
         text = _as_sampled(label, cluster.members[0])
-        if normalise(text) and not accepts(fact, text) and not any(text.startswith(k) or k.startswith(text) for k in kept):
+        if not no_answer(text) and not accepts(fact, text) and not any(text.startswith(k) or k.startswith(text) for k in kept):
             kept.append(text)
     return tuple(kept)
 
@@ -82,11 +83,11 @@ class Recipe:
 
 
 def records(fact: Fact, label: Answerability, recipe: Recipe, *, instead: Sequence[str] = ()) -> Iterator[Record]:
-    """The records of one labelled question; an uncertain one has none. `instead`: use these texts as the negatives (a control)."""
+    """The records of one labelled question; an uncertain one has none. `instead`: use these texts as the negatives (control)."""
     if label.label == "uncertain":
         return
     known = label.label == "answerable" and label.answer is not None
-    answers = [_as_sampled(label, cluster.members[0]) for cluster in label.clusters if normalise(cluster.answer)]
+    answers = [_as_sampled(label, cluster.members[0]) for cluster in label.clusters if not no_answer(cluster.answer)]
     evidence = {
         "label": label.label,
         "agreement": label.agreement,

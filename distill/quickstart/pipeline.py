@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from distill.quickstart.labels import (
     wrong_answers,
 )
 from distill.recipes import Item, Run
+from distill.records.manifest import write_whole
 from distill.teachers.base import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ class Clock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
-            self._path.write_text(json.dumps(self.seconds, indent=2) + "\n")
+            write_whole(self._path, json.dumps(self.seconds, indent=2) + "\n")
 
 
 class Quickstart:
@@ -202,7 +204,8 @@ class Quickstart:
         if (folder / "export").is_dir():
             return
         with self.clock.stage(f"training: {name}"):
-            resume = ["--ckpt_path", "last"] if list((folder / "checkpoints").glob("*.ckpt")) else []
+            kept = _newest_checkpoint(folder)
+            resume = [f"--ckpt_path={kept}"] if kept is not None else []
             fit = [
                 "fit",
                 f"--config={self.settings.config}",
@@ -216,8 +219,7 @@ class Quickstart:
             ]
             print("distill " + " ".join(fit), flush=True)
             _succeed(distill_main(fit))
-            last = folder / "checkpoints" / "last.ckpt"
-            _succeed(distill_main(["export", str(last), str(folder / "export")]))
+            _succeed(distill_main(["export", f"--checkpoint={_newest_checkpoint(folder)}", f"--out={folder / 'export'}"]))
 
     def evaluate(self, threshold: float) -> dict[str, dict[str, Outcomes]]:
         """Every system on the test and the invented questions, the student's rule fitted on validation and stored with it."""
@@ -424,6 +426,12 @@ def _never(base: Outcomes) -> Outcomes:
     )
 
 
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The last whole checkpoint, where a kill may have left a torn one, or the link last.ckpt without its file."""
+    whole = [path for path in (folder / "checkpoints").glob("*.ckpt") if not path.is_symlink() and zipfile.is_zipfile(path)]
+    return max(whole, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
 def _succeed(code: int) -> None:
     if code:
         raise SystemExit(code)
@@ -446,4 +454,4 @@ def _check_settings(settings: Settings, out: Path, *, fresh: bool) -> None:
             what = ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in changed)
             raise ConfigError(f"{out} holds a run with other settings ({what}); choose another --out, or start over with --fresh")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=2) + "\n")
+    write_whole(path, json.dumps(now, indent=2) + "\n")
