@@ -191,6 +191,7 @@ def test_accepted_answers_of_one_question_merge_more_often_with_every_equivalenc
     assert both > plain > 0
 
 
+@pytest.mark.slow  # importing sentence-transformers takes seconds
 class TestEmbeddings:
     @pytest.fixture(autouse=True)
     def _needs_the_model(self):
