@@ -62,7 +62,9 @@ def test_every_group_is_in_one_batch_of_one_rank_in_every_epoch(lengths: list[in
 
 @settings(deadline=None, max_examples=60)
 @given(lengths, cuts, st.integers(1, 30))
-def test_the_counts_of_a_step_are_those_of_all_its_batches_on_all_ranks(lengths: list[int], cut: dict[str, Any], limit: int) -> None:
+def test_the_counts_of_a_step_are_those_of_all_its_batches_on_all_ranks(
+    lengths: list[int], cut: dict[str, Any], limit: int
+) -> None:
     sizes = sizes_of(lengths)
     plans = plans_of_all_ranks(sizes, limit=limit, **cut)
     batches = len(plans[0].groups)
@@ -79,7 +81,14 @@ def test_the_counts_of_a_step_are_those_of_all_its_batches_on_all_ranks(lengths:
 @given(lengths, st.integers(0, 3), st.integers(1, 40))
 def test_the_same_groups_meet_in_a_step_however_it_is_cut(lengths: list[int], seed: int, window: int) -> None:
     def steps(batch_size: int, accumulate: int, world: int) -> list[list[int]]:
-        cut = {"batch_size": batch_size, "accumulate": accumulate, "bucket_window": window, "seed": seed, "epoch": 1, "limit": 10**6}
+        cut = {
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "bucket_window": window,
+            "seed": seed,
+            "epoch": 1,
+            "limit": 10**6,
+        }
         plans = plans_of_all_ranks(sizes_of(lengths), world=world, **cut)
         batches = len(plans[0].groups)
         return [
@@ -125,7 +134,9 @@ def test_the_incomplete_step_is_not_always_made_of_the_longest_groups() -> None:
 def example(name: str, prompt: list[int], response: list[int], *, negative: bool = False, group: str = "g") -> Example:
     ids = (*prompt, *response)
     weight = (0.0,) * len(prompt) + (1.0,) * len(response)
-    return Example(record_id=name, group=group, token_ids=ids, prompt_length=len(prompt), weight=weight, negative=(negative,) * len(ids))
+    return Example(
+        record_id=name, group=group, token_ids=ids, prompt_length=len(prompt), weight=weight, negative=(negative,) * len(ids)
+    )
 
 
 def store_of(examples: Iterable[Example], *, protect: Any = "none", tokenizer: Any = None) -> ExampleStore:
@@ -212,7 +223,11 @@ def test_the_first_difference_that_is_content_is_penalised_where_punctuation_dif
 
 
 def test_the_store_gives_back_what_was_put_in_grouped_by_question() -> None:
-    given = [example("a", [1, 2], [3], group="g"), example("b", [5], [6, 7], group="h"), example("c", [1, 2], [4], negative=True, group="g")]
+    given = [
+        example("a", [1, 2], [3], group="g"),
+        example("b", [5], [6, 7], group="h"),
+        example("c", [1, 2], [4], negative=True, group="g"),
+    ]
     store = store_of(given)
     everything = np.ones(3, dtype=bool)
     found = {view.record_id: view for group in range(2) for view in store.group(group, everything)}
@@ -228,7 +243,13 @@ def test_group_sizes_are_those_of_the_rows_that_are_built() -> None:
 
     draw = np.random.default_rng(3)
     examples = [
-        example(f"{g}.{c}", [g, int(draw.integers(2))], draw.integers(1, 9, draw.integers(1, 6)).tolist(), negative=bool(c % 2), group=str(g))
+        example(
+            f"{g}.{c}",
+            [g, int(draw.integers(2))],
+            draw.integers(1, 9, draw.integers(1, 6)).tolist(),
+            negative=bool(c % 2),
+            group=str(g),
+        )
         for g in range(8)
         for c in range(1 + g % 4)
     ]
@@ -349,7 +370,13 @@ def test_at_the_end_of_an_epoch_everything_may_change() -> None:
 def fake_trainer(**facts: Any) -> Any:
     progress = SimpleNamespace(current=SimpleNamespace(processed=0))
     loop = SimpleNamespace(epoch_progress=progress, epoch_loop=SimpleNamespace(batch_progress=progress))
-    defaults = {"world_size": 1, "global_rank": 0, "accumulate_grad_batches": 1, "limit_train_batches": 1.0, "overfit_batches": 0.0}
+    defaults = {
+        "world_size": 1,
+        "global_rank": 0,
+        "accumulate_grad_batches": 1,
+        "limit_train_batches": 1.0,
+        "overfit_batches": 0.0,
+    }
     return SimpleNamespace(**{**defaults, "fit_loop": loop, **facts})
 
 
@@ -386,7 +413,9 @@ def write(path: Path, lines: Iterable[Line]) -> str:
 @pytest.fixture
 def module_of(tmp_path: Path, tiny_model_folder: Callable[[str], Path]) -> Callable[..., RecordDataModule]:
     def make(lines: Iterable[Line], **arguments: Any) -> RecordDataModule:
-        paths = {name: write(tmp_path / f"{name}.jsonl", arguments.pop(name)) for name in ("validation", "test") if name in arguments}
+        paths = {
+            name: write(tmp_path / f"{name}.jsonl", arguments.pop(name)) for name in ("validation", "test") if name in arguments
+        }
         train = write(tmp_path / "train.jsonl", lines)
         return RecordDataModule(train=train, student=str(tiny_model_folder("llama")), **paths, **arguments)
 
@@ -428,7 +457,9 @@ def test_the_held_out_groups_are_whole_and_the_same_for_every_seed_and_order(mod
 
 
 def test_records_that_cannot_be_rendered_are_all_named_before_training(module_of: Callable[..., RecordDataModule]) -> None:
-    module = module_of([line("good", "France", "Paris"), *(line(f"long{i}", "Kenya", "so " * 200) for i in range(7))], max_tokens=64)
+    module = module_of(
+        [line("good", "France", "Paris"), *(line(f"long{i}", "Kenya", "so " * 200) for i in range(7))], max_tokens=64
+    )
     with pytest.raises(RenderError, match="7 records cannot be rendered") as caught:
         module.setup("fit")
     assert all(f"'long{i}'" in str(caught.value) for i in range(5)) and "2 more" in str(caught.value)
@@ -484,4 +515,3 @@ def test_testing_without_test_records_says_what_to_set(module_of: Callable[..., 
 def test_the_settings_are_kept_as_plain_json(module_of: Callable[..., RecordDataModule]) -> None:
     module = module_of([line("a", "France", "Paris")], batch_size=3, protect="first_difference")
     assert json.loads(json.dumps(dict(module.hparams)))["protect"] == "first_difference"
-

@@ -32,7 +32,9 @@ class Example:
     negative: tuple[bool, ...]
 
 
-def example(name: str, prompt: list[int], response: list[int], *, negative: bool = False, weight: list[float] | None = None) -> Example:
+def example(
+    name: str, prompt: list[int], response: list[int], *, negative: bool = False, weight: list[float] | None = None
+) -> Example:
     weight = [1.0] * len(response) if weight is None else weight
     ids = (*prompt, *response)
     return Example(name, ids, len(prompt), (0.0,) * len(prompt) + tuple(weight), (negative,) * len(ids))
@@ -49,7 +51,11 @@ def three_groups(longest: int = 9) -> list[list[Example]]:
     return [
         [example("a", first, ids(3)), example("b", first, ids(2), negative=True), example("c", first, ids(5), negative=True)],
         [example("d", second, ids(longest - longest // 2), weight=[0.5] + [1.0] * (longest - longest // 2 - 1))],
-        [example("e", third, ids(1)), example("f", third, ids(4), negative=True, weight=[0, 2, 0, 0]), example("g", fourth, ids(2))],
+        [
+            example("e", third, ids(1)),
+            example("f", third, ids(4), negative=True, weight=[0, 2, 0, 0]),
+            example("g", fourth, ids(2)),
+        ],
     ]
 
 
@@ -78,7 +84,9 @@ def load_tiny(tiny_model_folder: Callable[[str], Path]) -> Callable[[str], Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shared_rows_give_the_same_logits_losses_and_gradients_as_plain_rows(family: str, load_tiny: Callable[[str], Any]) -> None:
+def test_shared_rows_give_the_same_logits_losses_and_gradients_as_plain_rows(
+    family: str, load_tiny: Callable[[str], Any]
+) -> None:
     model = load_tiny(family)
     objectives = {"likelihood": Likelihood(), "unlikelihood": Unlikelihood()}
     results: list[tuple[Tensor, list[Tensor], dict[str, Tensor]]] = []
@@ -89,18 +97,26 @@ def test_shared_rows_give_the_same_logits_losses_and_gradients_as_plain_rows(fam
         total.backward()
         logits = supervised_logits(model, batch).detach()
         results.append(
-            (logits, [loss.value_N.detach() for loss in losses.values()], {n: p.grad.clone() for n, p in model.named_parameters()})
+            (
+                logits,
+                [loss.value_N.detach() for loss in losses.values()],
+                {n: p.grad.clone() for n, p in model.named_parameters()},
+            )
         )
     (logits, values, gradients), (shared_logits, shared_values, shared_gradients) = results
     torch.testing.assert_close(shared_logits, logits, atol=1e-4, rtol=1e-4)
     for value, shared_value in zip(values, shared_values, strict=True):
         torch.testing.assert_close(shared_value, value, atol=1e-4, rtol=1e-4)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(shared_gradients[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            shared_gradients[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prefix_sharing_is_allowed_where_the_model_honours_mask_and_positions(family: str, load_tiny: Callable[[str], Any]) -> None:
+def test_prefix_sharing_is_allowed_where_the_model_honours_mask_and_positions(
+    family: str, load_tiny: Callable[[str], Any]
+) -> None:
     assert allows_prefix_sharing(load_tiny(family), longest=16)
 
 
@@ -126,7 +142,9 @@ def test_prefix_sharing_is_refused_for_a_recurrent_model() -> None:
     from transformers import AutoModelForCausalLM, MambaConfig
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4, expand=1))
+    model = AutoModelForCausalLM.from_config(
+        MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4, expand=1)
+    )
     assert not allows_prefix_sharing(model, longest=16)
 
 
@@ -186,7 +204,9 @@ def groups_of_examples(draw: st.DrawFn) -> list[list[Example]]:
 
 @settings(max_examples=150, deadline=None)
 @given(groups_of_examples())
-def test_each_supervised_token_is_predicted_by_a_state_that_sees_exactly_the_tokens_before_it(groups: list[list[Example]]) -> None:
+def test_each_supervised_token_is_predicted_by_a_state_that_sees_exactly_the_tokens_before_it(
+    groups: list[list[Example]],
+) -> None:
     by_id = {one.record_id: one for group in groups for one in group}
     for batch in both_ways(groups):
         width = batch.input_ids_BT.shape[1]

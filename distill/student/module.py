@@ -110,8 +110,7 @@ class StudentModule(LightningModule):
         self._eval_metrics = StepMetrics(objectives)
         self._alarm = CollapseAlarm()
         self._rate = 0.0
-        # Frozen weights are not in checkpoints: they come from `student` again. _check_state says what else is missing.
-        self.strict_loading = False
+        self.strict_loading = False  # checkpoints hold no frozen weights; load_state_dict is strict about the others
 
     # Model
 
@@ -254,35 +253,44 @@ class StudentModule(LightningModule):
         checkpoint["likelihood_alarm"] = self._alarm.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that lacks a trained weight; open its epoch again if it was left before its end."""
-        if "model" in self._modules:
-            self._check_state(checkpoint["state_dict"])
-        _reopen_epoch(checkpoint)
+        """Say rightly whether the checkpoint's epoch was over; take over the alarm."""
+        _mend_progress(checkpoint)
         self._alarm.load_state_dict(checkpoint.get("likelihood_alarm", {}))
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        missing = [name for name, parameter in self.named_parameters() if parameter.requires_grad and name not in state]
-        unknown = state.keys() - self.state_dict().keys()
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load trained weights; frozen ones stay as they came from `student`. ModelError where the two do not fit, strict or not."""
+        self.configure_model()  # a process that only started others, as ddp_spawn does, has no model yet
+        own = self.state_dict()
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        missing, unknown = trained - state_dict.keys(), state_dict.keys() - own.keys()
         if missing or unknown:
-            example = missing[0] if missing else min(unknown)
             raise ModelError(
                 f"the checkpoint does not fit student {self.student!r}: {len(missing)} trained weights are missing from it and "
-                f"{len(unknown)} of its weights have no place, such as {example!r}. Use the student, train_layers and lora that it "
-                f"was trained with."
+                f"{len(unknown)} of its weights have no place, such as {min(missing or unknown)!r}. Use the student, train_layers "
+                f"and lora that it was trained with."
             )
+        return super().load_state_dict({**own, **state_dict}, strict=True, assign=assign)
 
 
-def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
-    """Let Lightning resume inside an epoch that max_steps, max_time or an early stop has cut short.
+def _mend_progress(checkpoint: dict[str, Any]) -> None:
+    """Make Lightning's counts agree with the loader's about whether the epoch was over, so that no batch is skipped.
 
-    Lightning counts such an epoch as processed, and a resumed run would skip the rest of it. The loader's state knows better.
+    Lightning counts an epoch that max_steps, max_time or an early stop cuts short as processed, and would not go on inside
+    it. And where only max_steps ends a run, it takes the last batch of a whole epoch for one of the next, which it then ends at once.
     """
     fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
     for loader in fit_loop.get("state_dict", {}).get("combined_loader", []):
-        progress = fit_loop["epoch_progress"]
-        if loader["batches"] < loader["batches_in_epoch"] and progress["current"]["processed"] > loader["epoch"]:
-            for counts in progress.values():
+        epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
+        if epochs["current"]["processed"] <= loader["epoch"]:
+            continue
+        if loader["batches"] < loader["batches_in_epoch"]:
+            for counts in epochs.values():
                 counts["processed"] = counts["completed"] = counts["started"] - 1
+        else:
+            for counts in epochs.values():
+                counts["completed"] = counts["processed"]
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
 
 
 def _plain(objective: TokenObjective) -> dict[str, Any]:

@@ -27,7 +27,10 @@ def write_records(path: Path, *, questions: int = 10, positives: bool = True, na
     """Questions with one positive and 0 to 3 negatives of unequal lengths."""
     lines = []
     for i in range(questions):
-        common = {"group": f"{name}{i}", "prompt": [{"role": "user", "content": f"What is the capital of {'Xy' * (1 + i % 3)}{i}?"}]}
+        common = {
+            "group": f"{name}{i}",
+            "prompt": [{"role": "user", "content": f"What is the capital of {'Xy' * (1 + i % 3)}{i}?"}],
+        }
         if positives:
             lines.append({"id": f"{i}+", "response": "I don't know." if i % 2 else "No.", "polarity": "positive", **common})
         lines += [{"id": f"{i}-{k}", "response": ANSWERS[k], "polarity": "negative", **common} for k in range(i % 4)]
@@ -69,7 +72,9 @@ def student_of(folder: str, **arguments: Any) -> StudentModule:
 
 
 def data_of(records: str, folder: str, **arguments: Any) -> RecordDataModule:
-    return RecordDataModule(train=records, student=folder, **{"batch_size": 3, "bucket_window": 8, "protect_tokens": False, **arguments})
+    return RecordDataModule(
+        train=records, student=folder, **{"batch_size": 3, "bucket_window": 8, "protect_tokens": False, **arguments}
+    )
 
 
 def trainer_of(**arguments: Any) -> Trainer:
@@ -77,7 +82,9 @@ def trainer_of(**arguments: Any) -> Trainer:
     return Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, "log_every_n_steps": 1, **quiet, **arguments})
 
 
-def fit(student: StudentModule, data: RecordDataModule, *, ckpt_path: str | None = None, **arguments: Any) -> tuple[StudentModule, Trainer]:
+def fit(
+    student: StudentModule, data: RecordDataModule, *, ckpt_path: str | None = None, **arguments: Any
+) -> tuple[StudentModule, Trainer]:
     trainer = trainer_of(**arguments)
     trainer.fit(student, datamodule=data, ckpt_path=ckpt_path)
     return student, trainer
@@ -224,7 +231,10 @@ def test_train_layers_trains_the_topmost_blocks_and_the_final_norm_only(
     student, trainer = fit(student_of(folder, train_layers=1), data_of(records, folder), max_steps=2)
     trained = {name for name, p in student.model.named_parameters() if p.requires_grad}
     assert changed(student, folder) <= trained
-    assert all(".1." in name or name.endswith(("norm.weight", "ln_f.weight", "ln_f.bias", "final_layer_norm.weight", "norm.bias")) for name in trained)
+    assert all(
+        ".1." in name or name.endswith(("norm.weight", "ln_f.weight", "ln_f.bias", "final_layer_norm.weight", "norm.bias"))
+        for name in trained
+    )
     assert any(".1." in name for name in trained) and any(".1." not in name for name in trained)
     in_optimizer = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert in_optimizer == {id(p) for p in student.parameters() if p.requires_grad}
@@ -237,7 +247,9 @@ def test_lora_trains_adapters_only_and_saves_nothing_else(records: str, llama: s
     assert any(p.detach().any() for name, p in student.named_parameters() if "lora_B" in name)
     fresh = student_of(llama)
     fresh.configure_model()
-    base = {name.replace(".base_layer", ""): p for name, p in student.model.get_base_model().named_parameters() if "lora_" not in name}
+    base = {
+        name.replace(".base_layer", ""): p for name, p in student.model.get_base_model().named_parameters() if "lora_" not in name
+    }
     assert all(torch.equal(p, base[name]) for name, p in fresh.model.named_parameters())
     trainer.save_checkpoint(tmp_path / "adapters.ckpt")
     saved = torch.load(tmp_path / "adapters.ckpt", weights_only=True)["state_dict"]
@@ -266,9 +278,15 @@ def test_the_model_is_loaded_once(llama: str) -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("constant", [1 / 3, 2 / 3, 1, 1, 1, 1]), ("linear", [1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4]), ("cosine", [1 / 3, 2 / 3, 1, 0.8536, 0.5, 0.1464])],
+    [
+        ("constant", [1 / 3, 2 / 3, 1, 1, 1, 1]),
+        ("linear", [1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4]),
+        ("cosine", [1 / 3, 2 / 3, 1, 0.8536, 0.5, 0.1464]),
+    ],
 )
-def test_the_learning_rate_warms_up_and_then_follows_its_schedule(schedule: str, expected: list[float], records: str, llama: str) -> None:
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule(
+    schedule: str, expected: list[float], records: str, llama: str
+) -> None:
     class Rates(Callback):
         def __init__(self) -> None:
             self.found: list[float] = []
@@ -312,8 +330,11 @@ def weights(student: StudentModule) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 5, 6])
-def test_a_run_stopped_at_any_step_goes_on_to_bit_equal_weights(stop_at: int, records: str, llama: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"max_epochs": 3, "accumulate_grad_batches": 2}
+@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 9}])
+def test_a_run_stopped_at_any_step_goes_on_to_bit_equal_weights(
+    end: dict[str, int], stop_at: int, records: str, llama: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"accumulate_grad_batches": 2, **end}
     arguments = {"learning_rate": 1e-2, "schedule": "cosine", "warmup_steps": 1}
     data_arguments = {"batch_size": 2, "negatives_per_group": 1}
     whole, _ = fit(student_of(llama, **arguments), data_of(records, llama, **data_arguments), **settings)
@@ -346,6 +367,24 @@ def test_a_run_stopped_at_any_step_goes_on_to_bit_equal_weights(stop_at: int, re
     assert len(recorder.gradients) == 9 - stop_at
     for name, value in weights(whole).items():
         assert torch.equal(weights(resumed)[name], value), name
+
+
+@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}])
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_run_resumed_from_a_checkpoint_of_an_epochs_end_is_the_long_run(
+    end: dict[str, int], validation: bool, records: str, llama: str, tmp_path: Path
+) -> None:
+    def data() -> RecordDataModule:
+        more = {"validation": write_records(tmp_path / "v.jsonl", name="v", questions=3)} if validation else {}
+        return data_of(records, llama, **more)
+
+    saver = ModelCheckpoint(tmp_path, every_n_epochs=1, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=not validation)
+    whole, _ = fit(student_of(llama), data(), **end, enable_checkpointing=True, callbacks=[saver])
+    for epoch in (0, 1):
+        resumed, trainer = fit(student_of(llama), data(), ckpt_path=str(tmp_path / f"epoch={epoch}.ckpt"), **end)
+        assert trainer.global_step == 12
+        for name, value in weights(whole).items():
+            assert torch.equal(weights(resumed)[name], value), name
 
 
 def test_a_run_interrupted_inside_a_batch_repeats_that_batch(records: str, llama: str, tmp_path: Path) -> None:
@@ -385,7 +424,9 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_refuses_another_batch_size(recor
         fit(student_of(llama), data_of(records, llama, batch_size=4), max_epochs=3, ckpt_path=str(tmp_path / "middle.ckpt"))
 
 
-def test_a_checkpoint_loads_without_pickles_and_rebuilds_the_student_and_its_objectives(records: str, llama: str, tmp_path: Path) -> None:
+def test_a_checkpoint_loads_without_pickles_and_rebuilds_the_student_and_its_objectives(
+    records: str, llama: str, tmp_path: Path
+) -> None:
     objectives_given: dict[str, TokenObjective] = {"up": Likelihood(weight=2.0), "down": Unlikelihood(weight=0.3, margin=0.1)}
     student = student_of(llama, objectives=objectives_given, train_layers=1)
     _, trainer = fit(student, data_of(records, llama), max_steps=2)
@@ -434,7 +475,12 @@ def test_metrics_are_appended_as_json_lines_over_restarts(records: str, llama: s
 
 def test_logged_means_are_over_all_positions_since_the_last_log(records: str, llama: str, tmp_path: Path) -> None:
     def lines(name: str, **arguments: Any) -> list[dict[str, float]]:
-        fit(student_of(llama, learning_rate=0.0), data_of(records, llama, batch_size=2), callbacks=[MetricsJsonl(str(tmp_path / name))], **arguments)
+        fit(
+            student_of(llama, learning_rate=0.0),
+            data_of(records, llama, batch_size=2),
+            callbacks=[MetricsJsonl(str(tmp_path / name))],
+            **arguments,
+        )
         return [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
 
     often, seldom = lines("often", log_every_n_steps=1), lines("seldom", log_every_n_steps=5)
@@ -442,7 +488,11 @@ def test_logged_means_are_over_all_positions_since_the_last_log(records: str, ll
     accumulated = lines("accumulated", log_every_n_steps=1, accumulate_grad_batches=5)
     for name in ("train/likelihood", "train/unlikelihood", "train/p_negative"):
         assert seldom[0][name] == pytest.approx(accumulated[0][name], rel=1e-5)
-        assert min(line[name] for line in often if name in line) <= seldom[0][name] <= max(line[name] for line in often if name in line)
+        assert (
+            min(line[name] for line in often if name in line)
+            <= seldom[0][name]
+            <= max(line[name] for line in often if name in line)
+        )
 
 
 def test_a_collapse_of_the_likelihood_is_warned_about_once_with_what_to_turn(caplog: pytest.LogCaptureFixture) -> None:
