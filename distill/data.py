@@ -18,7 +18,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 
 from distill.errors import ConfigError, RecordError, RenderError
 from distill.plan import EpochPlan, choose_negatives, plan_epoch
-from distill.records.files import read_records
+from distill.records import read_records
 from distill.rows import Batch, allows_prefix_sharing, plain_rows, shared_rows
 from distill.store import ExampleStore, Protection, StoreBuilder
 

@@ -258,15 +258,15 @@ class StudentModule(LightningModule):
         self._alarm.load_state_dict(checkpoint.get("likelihood_alarm", {}))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights; frozen ones stay as they came from `student`. ModelError where the two do not fit, strict or not."""
+        """Load trained weights; frozen ones stay as `student` has them. ModelError where the two do not fit, strict or not."""
         self.configure_model()  # a process that only started others, as ddp_spawn does, has no model yet
         own = self.state_dict()
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         missing, unknown = trained - state_dict.keys(), state_dict.keys() - own.keys()
         if missing or unknown:
             raise ModelError(
-                f"the checkpoint does not fit student {self.student!r}: {len(missing)} trained weights are missing from it and "
-                f"{len(unknown)} of its weights have no place, such as {min(missing or unknown)!r}. Use the student, train_layers "
+                f"the checkpoint does not fit student {self.student!r}: {len(missing)} trained weights are missing from it "
+                f"and {len(unknown)} of its weights have no place, such as {min(missing or unknown)!r}. Use the student, train_layers "
                 f"and lora that it was trained with."
             )
         return super().load_state_dict({**own, **state_dict}, strict=True, assign=assign)
@@ -276,7 +276,8 @@ def _mend_progress(checkpoint: dict[str, Any]) -> None:
     """Make Lightning's counts agree with the loader's about whether the epoch was over, so that no batch is skipped.
 
     Lightning counts an epoch that max_steps, max_time or an early stop cuts short as processed, and would not go on inside
-    it. And where only max_steps ends a run, it takes the last batch of a whole epoch for one of the next, which it then ends at once.
+    it. And where only max_steps ends a run, it takes the last batch of a whole epoch for one of the
+    next, which it then ends at once.
     """
     fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
     for loader in fit_loop.get("state_dict", {}).get("combined_loader", []):
