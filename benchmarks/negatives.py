@@ -4,9 +4,9 @@
     python -m benchmarks.negatives table --out runs/negatives --split validation      # to choose
     python -m benchmarks.negatives table --out runs/negatives --split test            # once, at the end
 
-Each arm trains the same model on the same questions with the same labels, seed by seed; only the negatives, their
-weight or the form of the loss change. Every arm gets its own answering rule, fitted on validation. The comparison is paired: the same questions,
-the same seeds, entities resampled together. About 4 minutes for an arm and seed on 2 CPU cores. Results: docs/results.md.
+Each arm trains the same model on the same questions with the same labels, seed by seed; only the negatives, their weight or the
+form of the loss change. Every arm gets its own answering rule, fitted on validation. The comparison is paired: the same
+questions, the same seeds, entities resampled together. Minutes for an arm and a seed, and what came out: docs/results.md.
 """
 
 from __future__ import annotations
