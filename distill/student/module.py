@@ -266,8 +266,8 @@ class StudentModule(LightningModule):
         if missing or unknown:
             raise ModelError(
                 f"the checkpoint does not fit student {self.student!r}: {len(missing)} trained weights are missing from it "
-                f"and {len(unknown)} of its weights have no place, such as {min(missing or unknown)!r}. Use the student, train_layers "
-                f"and lora that it was trained with."
+                f"and {len(unknown)} of its weights have no place, such as {min(missing or unknown)!r}. Use the student, "
+                f"train_layers and lora that it was trained with."
             )
         return super().load_state_dict({**own, **state_dict}, strict=True, assign=assign)
 
