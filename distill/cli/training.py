@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,10 @@ def train(
     """
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     OmegaConf.register_resolver("oc.env", _refuse_environment, replace=True)
+    # Lightning's own calls of what torch has deprecated, and its advertisement of other packages.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+    warnings.filterwarnings("ignore", message=".*is not supported by the model summary")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
     try:
         StudentCLI(model_class=model_class, datamodule_class=datamodule_class, args=args)
     except MisconfigurationException as error:
