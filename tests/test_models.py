@@ -289,15 +289,37 @@ def test_the_cache_is_where_the_platform_keeps_caches(monkeypatch: pytest.Monkey
     assert models.cache_folder() == Path("elsewhere")
 
 
-@pytest.mark.slow
-def test_two_processes_may_convert_the_real_model_at_once(smollm2: Path, tmp_path: Path) -> None:
-    code = "from distill.models import resolve; print(resolve('smollm2-135m-instruct'))"
-    environment = {**os.environ, "DISTILL_CACHE": str(tmp_path)}
-    running = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)
-    ]
+def test_two_processes_may_convert_one_file_at_once(tmp_path: Path) -> None:
+    code = """if True:
+        import sys, time
+        from distill import models
+
+        def convert(gguf, folder):
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+            time.sleep(1)
+            (folder / "model.safetensors").write_bytes(b"whole")
+
+        models._convert = convert
+        print(models.resolve(sys.argv[1]))
+    """
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    command = [sys.executable, "-c", code, str(tmp_path / "tiny.gguf")]
+    environment = {**os.environ, "DISTILL_CACHE": str(tmp_path / "cache")}
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
     found = {process.communicate()[0].strip() for process in running}
-    assert [process.returncode for process in running] == [0, 0]
-    assert len(found) == 1
-    assert [folder.name for folder in (tmp_path / "models").iterdir()] == [Path(found.pop()).name]
-    assert model_identity(str(next((tmp_path / "models").iterdir()))) == model_identity(str(smollm2))
+    assert [process.returncode for process in running] == [0, 0, 0]
+    folders = list((tmp_path / "cache" / "models").iterdir())
+    assert found == {str(folders[0])}
+    assert len(folders) == 1
+    assert (folders[0] / "model.safetensors").read_bytes() == b"whole"
+
+
+@pytest.mark.slow
+def test_the_embedded_model_loads_whole_with_its_own_chat_template(smollm2: Path) -> None:
+    model, tokenizer = load_model(EMBEDDED), load_tokenizer(EMBEDDED)
+    assert model.num_parameters() == 134_515_008
+    assert model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
+    assert "<|im_start|>" in tokenizer.get_chat_template()
+    assert not any(word in model_identity(EMBEDDED) for word in str(smollm2).split(os.sep))

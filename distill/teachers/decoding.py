@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from distill.errors import TeacherError
 from distill.teachers.base import Sampling
 
 if TYPE_CHECKING:
@@ -271,6 +272,13 @@ def _next_tokens(
     """For each sample, row by row: its row, its next token, and that token's log-probability under the untouched model (nats)."""
     places = [row for row, content in enumerate(rows) for _ in content.samples]
     place_S = torch.tensor(places, device=logits_RV.device)
+    # log_softmax, not logsumexp: on a processor the latter takes ten times as long.
+    log_probs_RV = logits_RV.log_softmax(dim=1)
+    if bool(log_probs_RV[:, 0].isnan().any()):
+        raise TeacherError(
+            "the model's logits are not numbers, so nothing can be drawn from them; its weights may be damaged or its training "
+            'diverged, or float16 overflowed: try dtype="float32"'
+        )
     wanted = logits_RV
     if banned:
         wanted = logits_RV.index_fill(1, torch.tensor(list(banned), device=logits_RV.device), -torch.inf)
@@ -288,9 +296,7 @@ def _next_tokens(
         aims = torch.minimum(aims, torch.nextafter(cumulative[:, -1:], torch.zeros_like(cumulative[:, -1:])))
         found_RC = torch.searchsorted(cumulative, aims, right=True)
         token_S = found_RC[place_S, torch.tensor(columns, device=logits_RV.device)]
-    # log_softmax, not logsumexp: on a processor the latter takes ten times as long.
-    log_prob_S = logits_RV.log_softmax(dim=1)[place_S, token_S]
-    return places, token_S.tolist(), log_prob_S.tolist()
+    return places, token_S.tolist(), log_probs_RV[place_S, token_S].tolist()
 
 
 def _probabilities(logits_RV: Tensor, sampling: Sampling) -> Tensor:

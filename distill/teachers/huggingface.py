@@ -31,8 +31,8 @@ class HuggingFaceTeacher(Generator, Scorer, LogitTeacher):
     model: a hub name, a folder, a .gguf file or "smollm2-135m-instruct" (see distill.models). dtype: "auto" is bfloat16 where
     the device computes in it natively, else float32; it changes the last digits of every probability, so it is part of the
     identity. device: "auto" is the accelerator where there is one. batch_size: prompts read together; rows: samples or
-    responses in memory together; both trade memory for speed and change nothing else. threads: of the processor, None leaves
-    torch's own choice.
+    responses in memory together; both trade memory for speed and change no more than rounding does. threads: of the
+    processor, None leaves torch's own choice.
     """
 
     model: str
