@@ -70,9 +70,9 @@ def report(
     return summary
 
 
-def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """Metrics as rows, systems as columns, each figure with its standard error."""
-    names = [name for name in summary if "accuracy" in summary[name]]
+def table(summary: Mapping[str, Any]) -> str:
+    """Metrics as rows, systems as columns, each figure with its standard error; entries that are no system are left out."""
+    names = [name for name, figures in summary.items() if isinstance(figures, Mapping) and "accuracy" in figures]
     width = max(len(title) for _, title in COLUMNS)
     lines = [" " * width + "".join(f"{name:>20}" for name in names)]
     for key, title in COLUMNS:
