@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 
 from distill.evaluate.abstention import METRICS, Outcomes, accuracy_at_coverage
-from distill.evaluate.answers import Answer
-from distill.evaluate.rule import choose_threshold, fit_rule
+from distill.evaluate.answers import Answer, signals
 from distill.quickstart.facts import Split
-from distill.quickstart.labels import ABSTENTION, Recipe, labeller, made_up_record, majority_right, records, wrong_answers
-from distill.quickstart.pipeline import Clock, Quickstart, Settings
+from distill.quickstart.labels import Recipe, labeller, made_up_record, majority_right, records, wrong_answers
+from distill.quickstart.pipeline import RULE_SPLITS, Clock, Quickstart, Settings, fit_answering_rule
 from distill.recipes import Run
 from distill.records import Record, write_records
 
@@ -90,7 +89,7 @@ class Study(Quickstart):
             shutil.rmtree(folder / stale)
 
 
-SCORED: tuple[Split, ...] = ("validation", "test", "invented")
+SCORED: tuple[Split, ...] = (*RULE_SPLITS, "test", "invented")
 
 
 def run(arms: list[str], seeds: list[int], out: Path = Path("runs/negatives"), student: str = "smollm2-135m-instruct") -> None:
@@ -184,35 +183,25 @@ def _outcomes(out: Path, seed: int, arm: str, split: Split) -> Outcomes:
     found = json.loads((out / f"seed{seed}" / arm / "answers.json").read_text())
     with Run(out / f"seed{seed}" / "work", quiet=True) as recipe_run:
         study = Study(Settings(seed=seed), out / f"seed{seed}", recipe_run, Clock(out / f"seed{seed}" / "seconds.json"))
-        chosen_on = _signals(study, "validation", found)
-        log_prob, p_idk, greedy, right, majority = chosen_on
-        rule = fit_rule(answer_log_prob=log_prob, p_idk=p_idk, greedy_idk=greedy, right=right, abstention=ABSTENTION)
-        threshold = choose_threshold(rule.confidence(log_prob, p_idk, greedy), right, majority)
-        log_prob, p_idk, greedy, right, majority = chosen_on if split == "validation" else _signals(study, split, found)
+        study.samples["validation"] = study._sample("validation", adaptive=False)
+        answers = {name: [Answer(**answer) for answer in found[name]] for name in {*RULE_SPLITS, split}}
+        right = {name: study._right(name, given) for name, given in answers.items()}
+        rule = fit_answering_rule(answers, right, study.majority())
+        asked = study._sample(split, adaptive=False) if split == "test" else study.samples.get(split, [])
+        majority = [majority_right(one.fact, one.label(labeller(threshold=0.5))) for one in asked] or [False] * len(
+            answers[split]
+        )
+    log_prob, p_idk, greedy = signals(answers[split])
     confidence = rule.confidence(log_prob, p_idk, greedy)
     return Outcomes(
         cluster=np.array([fact.entity for fact in study.questions[split]]),
-        answered=confidence >= threshold,
-        right=right,
-        majority_right=majority,
+        answered=confidence >= rule.threshold,
+        right=np.array(right[split]),
+        majority_right=np.array(majority),
         p_idk=p_idk,
         answer_log_prob=log_prob,
         confidence=confidence,
-        negative_mass=np.full(len(right), np.nan),
-    )
-
-
-def _signals(study: Study, split: Split, found: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-    """Answer log-probability, p(IDK), greedy IDK, right, and whether the base's majority is right, for each question."""
-    answers = [Answer(**answer) for answer in found[split]]
-    asked = study._sample(split, adaptive=False) if split != "invented" else []
-    majority = [majority_right(one.fact, one.label(labeller(threshold=0.5))) for one in asked] or [False] * len(answers)
-    return (
-        np.array([a.log_prob for a in answers]),
-        np.exp([a.idk_log_prob for a in answers]),
-        np.array([a.greedy_idk for a in answers]),
-        np.array(study._right(split, answers)),
-        np.array(majority),
+        negative_mass=np.full(len(confidence), np.nan),
     )
 
 

@@ -98,6 +98,13 @@ def wrong_mass(model: Scorer, prompts: Sequence[Prompt], wrong: Sequence[Sequenc
     return [sum(math.exp(next(scores).log_prob) for _ in texts) if texts else float("nan") for texts in wrong]
 
 
+def signals(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What an AbstentionRule reads, each of shape (Q,): log p(answer) in nats, p(IDK), greedy IDK."""
+    log_prob = np.array([a.log_prob for a in answers], dtype=float)
+    p_idk = np.exp(np.array([a.idk_log_prob for a in answers], dtype=float))
+    return log_prob, p_idk, np.array([a.greedy_idk for a in answers], dtype=bool)
+
+
 def outcomes(
     answers: Sequence[Answer],
     *,
@@ -108,9 +115,8 @@ def outcomes(
     negative_mass: Sequence[float] | None = None,
 ) -> Outcomes:
     """Arrays for the metrics. decide(answer_log_prob, p_idk, greedy_idk) -> (confidence, answered)."""
-    log_prob = np.array([a.log_prob for a in answers])
-    p_idk = np.exp([a.idk_log_prob for a in answers])
-    confidence, answered = decide(log_prob, p_idk, np.array([a.greedy_idk for a in answers], dtype=bool))
+    log_prob, p_idk, greedy_idk = signals(answers)
+    confidence, answered = decide(log_prob, p_idk, greedy_idk)
     return Outcomes(
         cluster=np.array(cluster, dtype=np.str_),
         answered=answered,

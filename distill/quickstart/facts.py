@@ -18,7 +18,7 @@ from typing import Any, Literal
 from distill.errors import ConfigError
 from distill.records import Message, Prompt
 
-Split = Literal["train", "validation", "test", "invented", "made_up"]
+Split = Literal["train", "validation", "test", "invented", "made_up", "made_up_validation"]
 Topic = Literal["capital", "currency", "continent", "symbol", "atomic_number"]
 
 _COUNTRY_TOPICS: tuple[Topic, ...] = ("capital", "currency", "continent")
@@ -171,7 +171,7 @@ _INVENTED_ELEMENTS = (
     "velorium", "tarsinium", "quendium", "ostravium", "belkazium", "morlandium", "zephyrium", "kaldovium", "nurambium", "fenlium",
     "arquetzium", "sombrium", "lethonium", "drovanium", "pelucium", "yantarium", "corvenium", "ithmarium", "galdorium",
 )  # fmt: skip
-# Other inventions, to train on: unanswerable by construction, and unlike the ones above, which are only ever evaluated.
+# Other inventions, to train on and to fit the answering rule on; the ones above are only ever evaluated.
 _MADE_UP_COUNTRIES = (
     "Marvelia", "Quinbrastan", "Dorkemland", "Sulphora", "Gristania", "Balmaria", "Ulnavia", "Chanimland", "Torzania", "Lisquora",
     "Kemdoria", "Ranphostan", "Navbralia", "Estulor", "Phograd", "Zandoria", "Orlisland", "Velchania", "Brasulia", "Nimtoria",
@@ -179,9 +179,15 @@ _MADE_UP_COUNTRIES = (
 _MADE_UP_ELEMENTS = (
     "marvelium", "quinbrium", "dorkemium", "sulphorium", "gristium", "balmarium", "ulnavium", "chanimium", "torzanium",
 )  # fmt: skip
+_MADE_UP_COUNTRIES_TO_VALIDATE = (
+    "Pelmoria", "Xanthovia", "Brukistan", "Oloria", "Westmark", "Junavia", "Carpathos", "Melindria", "Tavaruna", "Sorvikia",
+    "Ebrania", "Hallowmere",
+)  # fmt: skip
+_MADE_UP_ELEMENTS_TO_VALIDATE = ("pelmorium", "xanthovium", "brukium", "olorium", "junavium", "melindrium")
 _NAMES: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "invented": (_INVENTED_COUNTRIES, _INVENTED_ELEMENTS),
     "made_up": (_MADE_UP_COUNTRIES, _MADE_UP_ELEMENTS),
+    "made_up_validation": (_MADE_UP_COUNTRIES_TO_VALIDATE, _MADE_UP_ELEMENTS_TO_VALIDATE),
 }
 
 

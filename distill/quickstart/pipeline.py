@@ -17,7 +17,7 @@ import numpy as np
 from distill.consensus import Answerability, ConsensusLabeller, sample_until_settled
 from distill.errors import ConfigError
 from distill.evaluate.abstention import Outcomes
-from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, wrong_mass
+from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, signals, wrong_mass
 from distill.evaluate.rule import AbstentionRule, choose_threshold, fit_rule
 from distill.quickstart.facts import Fact, Split, accepts, facts, tidy
 from distill.quickstart.labels import (
@@ -41,6 +41,7 @@ Decide = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
 SAMPLING = Sampling(temperature=1.0, max_tokens=8, stop=(". ", ",", ";", "\n"))
 SYSTEMS = ("base", "likelihood_only", "always_idk", "labeller", "student")
 TRAINED: tuple[Split, ...] = ("train", "made_up")
+RULE_SPLITS: tuple[Split, ...] = ("validation", "made_up_validation")
 NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is added up
 
 
@@ -64,6 +65,7 @@ class Settings:
     samples: int = 10
     rounds: tuple[int, ...] = (4, 3, 3)
     made_up: int = 60
+    made_up_validation: int = 0
     recipe: Recipe = Recipe()
     config: str = "quickstart"
     train_args: tuple[str, ...] = ()
@@ -92,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="Folder of everything that is written.")
     parser.add_argument("--fresh", action="store_true", help="Set the earlier run in this folder aside and start over.")
     parser.add_class_arguments(Settings, as_group=False)
-    parsed = parser.parse_args(list(argv))
+    parsed = parser.instantiate_classes(parser.parse_args(list(argv)))
     chosen = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Settings)}
     run_quickstart(
         Settings(**{**chosen, "rounds": tuple(chosen["rounds"]), "train_args": tuple(chosen["train_args"])}),
@@ -152,6 +154,7 @@ class Quickstart:
             "test": settings.test,
             "invented": settings.invented,
             "made_up": settings.made_up,
+            "made_up_validation": settings.made_up_validation,
         }
         self.questions = {split: choose(split, limit, settings.seed) for split, limit in limits.items()}
         self.samples: dict[Split, list[Labelled]] = {}
@@ -341,21 +344,20 @@ class Quickstart:
         return [float("nan") if row.result is None else row.result for row in rows]
 
     def _fit_rule(self) -> AbstentionRule:
-        """The student's rule, fitted and its threshold set on validation, stored in its export."""
+        """The student's rule, stored in its export: fitted on validation and made-up questions, its threshold set on validation."""
         folder = self._folder("student") / "export"
-        asked = self.samples["validation"]
-        majority = np.array([majority_right(one.fact, one.label(labeller(threshold=0.5))) for one in asked])
-        answers = self._answers("student", self._model("student"), "validation")
-        right = self._right("validation", answers)
-        log_prob = np.array([a.log_prob for a in answers])
-        p_idk = np.exp([a.idk_log_prob for a in answers])
-        greedy = np.array([a.greedy_idk for a in answers])
-        rule = fit_rule(answer_log_prob=log_prob, p_idk=p_idk, greedy_idk=greedy, right=np.array(right), abstention=ABSTENTION)
-        confidence = rule.confidence(log_prob, p_idk, greedy)
-        rule = dataclasses.replace(rule, threshold=choose_threshold(confidence, np.array(right), majority))
+        model = self._model("student")
+        by_split = {split: self._answers("student", model, split) for split in RULE_SPLITS}
+        rule = fit_answering_rule(
+            by_split, {split: self._right(split, answers) for split, answers in by_split.items()}, self.majority()
+        )
         rule.save(folder)
         print(f"the student answers where its chance of being right is at least {rule.threshold:.2f} (kept in {folder})")
         return rule
+
+    def majority(self) -> list[bool]:
+        """Whether the untrained model's majority answer is right, for each validation question."""
+        return [majority_right(one.fact, one.label(labeller(threshold=0.5))) for one in self.samples["validation"]]
 
     def _labeller_on_invented(self, by: ConsensusLabeller) -> Outcomes:
         with self.clock.stage("sampling: the labeller on invented entities"):
@@ -394,6 +396,21 @@ def choose(split: Split, limit: int, seed: int) -> list[Fact]:
     asked = [fact for fact in facts() if fact.split == split]
     order = np.random.default_rng([seed, len(asked)]).permutation(len(asked)) if split in TRAINED else np.arange(len(asked))
     return [asked[i] for i in order[: limit or len(asked)]]
+
+
+def fit_answering_rule(
+    answers: Mapping[Split, Sequence[Answer]], right: Mapping[Split, Sequence[bool]], majority: Sequence[bool]
+) -> AbstentionRule:
+    """Fit on all of RULE_SPLITS, so that a confident answer about nothing counts as wrong; threshold on real questions alone.
+
+    majority: whether the untrained model's majority answer is right, for each validation question.
+    """
+    log_prob, p_idk, greedy = signals([answer for split in RULE_SPLITS for answer in answers[split]])
+    known = np.array([r for split in RULE_SPLITS for r in right[split]])
+    rule = fit_rule(answer_log_prob=log_prob, p_idk=p_idk, greedy_idk=greedy, right=known, abstention=ABSTENTION)
+    confidence = rule.confidence(*signals(answers["validation"]))
+    threshold = choose_threshold(confidence, np.array(right["validation"]), np.array(majority))
+    return dataclasses.replace(rule, threshold=threshold)
 
 
 def _by_id() -> Mapping[str, Fact]:

@@ -31,13 +31,15 @@ def test_an_entitys_split_does_not_depend_on_the_others() -> None:
 
 
 def test_only_the_invented_have_no_answer() -> None:
-    assert all(bool(fact.accepted) == (fact.split not in ("invented", "made_up")) for fact in facts())
+    assert all(bool(fact.accepted) == (fact.split in ("train", "validation", "test")) for fact in facts())
 
 
 def test_no_invented_entity_exists() -> None:
     real = {fact.entity.casefold() for fact in facts() if fact.accepted}
-    invented = {fact.entity.casefold() for fact in facts() if fact.split == "invented"}
-    assert not invented & (real | {fact.entity.casefold() for fact in facts() if fact.split == "made_up"})
+    invented = [fact.entity.casefold() for fact in facts() if not fact.accepted]
+    assert not real & set(invented)
+    splits = {(fact.entity, fact.split) for fact in facts() if not fact.accepted}
+    assert len(splits) == len(set(invented))
 
 
 @pytest.mark.parametrize(
