@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import shlex
@@ -142,6 +143,19 @@ def test_the_python_of_the_training_page_runs_as_it_is_printed(tmp_path: Path, t
     assert examples
     for example in examples:
         example.evaluate()
+
+
+def test_the_design_page_states_the_import_rules_that_are_tested() -> None:
+    """The page's table is compared with RULES of tests/test_imports.py, read without running it as tests."""
+    spec = importlib.util.spec_from_file_location("import_rules", ROOT / "tests" / "test_imports.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs" / "explanation" / "design.md").read_text(encoding="utf-8")
+    table = page.partition("| part | may import |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", table, flags=re.MULTILINE)
+    stated = {part: set() if allowed == "nothing" else set(allowed.split(", ")) for part, allowed in rows}
+    assert stated == {part: allowed - {part} for part, allowed in module.RULES.items()}
 
 
 def glossary_rows() -> list[list[str]]:
