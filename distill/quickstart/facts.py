@@ -162,28 +162,30 @@ _REGIONAL = (
     "soberano",
 )
 
+# Three lists of inventions with no name in common: evaluated only, trained on, and used to fit the answering rule.
 _INVENTED_COUNTRIES = (
-    "Velmora", "Tarsinia", "Quendaria", "Ostravia", "Belkazan", "Morlandia", "Zephyria", "Kaldovia", "Nurambia", "Fenlund",
-    "Arquetzal", "Sombria", "Lethonia", "Drovania", "Pelucia", "Yantaria", "Corvenia", "Ithmar", "Galdoria", "Umbrazil",
-    "Wexland", "Santorio", "Norvalia", "Kiribago", "Estalia", "Zubrovnia",
+    "Aldermoor", "Basqueria", "Cintara", "Dulmania", "Ekvoria", "Farnesia", "Gwendolia", "Harkunia", "Isterland", "Jorvania",
+    "Kelphastan", "Lumeria", "Mondavia", "Nostrania", "Ombrosia", "Pyrrhenia", "Quillastan", "Ravendor", "Sylmaria", "Thornia",
+    "Uskaria", "Vintria", "Wolmark", "Yelgavia", "Zamunda", "Rhodavia",
 )  # fmt: skip
 _INVENTED_ELEMENTS = (
-    "velorium", "tarsinium", "quendium", "ostravium", "belkazium", "morlandium", "zephyrium", "kaldovium", "nurambium", "fenlium",
-    "arquetzium", "sombrium", "lethonium", "drovanium", "pelucium", "yantarium", "corvenium", "ithmarium", "galdorium",
+    "aldermium", "basquerium", "cintarium", "dulmanium", "ekvorium", "farnesium", "gwendolium", "harkunium", "isterium", "jorvanium",
+    "kelphium", "lumerium", "mondavium", "nostranium", "ombrosium", "pyrrhenium", "quillium", "ravendium", "sylmarium", "thornium",
 )  # fmt: skip
-# Other inventions, to train on and to fit the answering rule on; the ones above are only ever evaluated.
 _MADE_UP_COUNTRIES = (
     "Marvelia", "Quinbrastan", "Dorkemland", "Sulphora", "Gristania", "Balmaria", "Ulnavia", "Chanimland", "Torzania", "Lisquora",
     "Kemdoria", "Ranphostan", "Navbralia", "Estulor", "Phograd", "Zandoria", "Orlisland", "Velchania", "Brasulia", "Nimtoria",
 )  # fmt: skip
 _MADE_UP_ELEMENTS = (
-    "marvelium", "quinbrium", "dorkemium", "sulphorium", "gristium", "balmarium", "ulnavium", "chanimium", "torzanium",
+    "marvelium", "quinbrium", "dorkemium", "sulphorium", "gristium", "balmarium", "ulnavium", "chanimium", "torzanium", "nimtorium",
 )  # fmt: skip
 _MADE_UP_COUNTRIES_TO_VALIDATE = (
-    "Pelmoria", "Xanthovia", "Brukistan", "Oloria", "Westmark", "Junavia", "Carpathos", "Melindria", "Tavaruna", "Sorvikia",
-    "Ebrania", "Hallowmere",
+    "Velmora", "Tarsinia", "Quendaria", "Ostravia", "Belkazan", "Morlandia", "Zephyria", "Kaldovia", "Nurambia", "Fenlund",
+    "Arquetzal", "Lethonia", "Drovania", "Pelucia",
 )  # fmt: skip
-_MADE_UP_ELEMENTS_TO_VALIDATE = ("pelmorium", "xanthovium", "brukium", "olorium", "junavium", "melindrium")
+_MADE_UP_ELEMENTS_TO_VALIDATE = (
+    "velorium", "tarsinium", "quendium", "ostravium", "belkazium", "morlandium", "zephyrium",
+)  # fmt: skip
 _NAMES: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "invented": (_INVENTED_COUNTRIES, _INVENTED_ELEMENTS),
     "made_up": (_MADE_UP_COUNTRIES, _MADE_UP_ELEMENTS),

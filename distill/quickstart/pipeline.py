@@ -344,7 +344,7 @@ class Quickstart:
         return [float("nan") if row.result is None else row.result for row in rows]
 
     def _fit_rule(self) -> AbstentionRule:
-        """The student's rule, stored in its export: fitted on validation and made-up questions, its threshold set on validation."""
+        """The student's rule, stored in its export: fitted on validation and made-up questions, its threshold on validation."""
         folder = self._folder("student") / "export"
         model = self._model("student")
         by_split = {split: self._answers("student", model, split) for split in RULE_SPLITS}
