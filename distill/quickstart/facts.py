@@ -169,15 +169,18 @@ _INVENTED_COUNTRIES = (
     "Uskaria", "Vintria", "Wolmark", "Yelgavia", "Zamunda", "Rhodavia",
 )  # fmt: skip
 _INVENTED_ELEMENTS = (
-    "aldermium", "basquerium", "cintarium", "dulmanium", "ekvorium", "farnesium", "gwendolium", "harkunium", "isterium", "jorvanium",
-    "kelphium", "lumerium", "mondavium", "nostranium", "ombrosium", "pyrrhenium", "quillium", "ravendium", "sylmarium", "thornium",
+    "aldermium", "basquerium", "cintarium", "dulmanium", "ekvorium", "farnesium", "gwendolium", "harkunium", "isterium",
+    "jorvanium",
+    "kelphium", "lumerium", "mondavium", "nostranium", "ombrosium", "pyrrhenium", "quillium", "ravendium", "sylmarium",
+    "thornium",
 )  # fmt: skip
 _MADE_UP_COUNTRIES = (
     "Marvelia", "Quinbrastan", "Dorkemland", "Sulphora", "Gristania", "Balmaria", "Ulnavia", "Chanimland", "Torzania", "Lisquora",
     "Kemdoria", "Ranphostan", "Navbralia", "Estulor", "Phograd", "Zandoria", "Orlisland", "Velchania", "Brasulia", "Nimtoria",
 )  # fmt: skip
 _MADE_UP_ELEMENTS = (
-    "marvelium", "quinbrium", "dorkemium", "sulphorium", "gristium", "balmarium", "ulnavium", "chanimium", "torzanium", "nimtorium",
+    "marvelium", "quinbrium", "dorkemium", "sulphorium", "gristium", "balmarium", "ulnavium", "chanimium", "torzanium",
+    "nimtorium",
 )  # fmt: skip
 _MADE_UP_COUNTRIES_TO_VALIDATE = (
     "Velmora", "Tarsinia", "Quendaria", "Ostravia", "Belkazan", "Morlandia", "Zephyria", "Kaldovia", "Nurambia", "Fenlund",
