@@ -5,7 +5,7 @@
 # Each makes .venv if it is missing and installs through constraints.txt; later calls skip what is already there.
 # Knobs: PYTHON=python3.12   the interpreter that makes .venv (3.11 or newer)
 #        VENV=.venv          where the environment lives
-#        PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   a smaller torch, for a machine without a GPU
+#        PIP_ARGS="..."      passed on to pip, for example an index with CPU builds of torch, smaller where there is no GPU
 #        ARGS="--seed 1"     passed on to `distill quickstart` or to pytest
 
 PYTHON ?= python3

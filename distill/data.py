@@ -179,6 +179,8 @@ class RecordDataModule(LightningDataModule):
         train: path of the training records (JSONL, Parquet, or a folder of shards).
         validation: path of the validation records; None takes `validation_fraction` of the training groups.
         test: path of the test records, read only by `test`; `fit` still refuses to start where it shares a group with them.
+        predict: path of the records whose responses `predict` scores; None takes those of `train`. They are scored as they
+            are: nothing is spared by `protect` or `protect_tokens`.
         validation_fraction: share of the training groups held out when `validation` is None. The choice depends on the groups'
             names only, so that runs with different seeds are compared on the same questions.
         student: name or folder of the student, whose tokenizer renders the records.
@@ -196,7 +198,8 @@ class RecordDataModule(LightningDataModule):
         seed: order of the groups and choice of the negatives.
 
     Raises:
-        RecordError: two of the paths share a group. RenderError: records that cannot be rendered, named before training starts.
+        RecordError: two of the paths share a group. RenderError: records that cannot be rendered, named before training starts;
+            `predict` leaves those out, and says why in `left_out`.
     """
 
     def __init__(
@@ -205,6 +208,7 @@ class RecordDataModule(LightningDataModule):
         student: str,
         validation: str | None = None,
         test: str | None = None,
+        predict: str | None = None,
         validation_fraction: float = 0.0,
         batch_size: int = 8,
         max_tokens: int | None = 1024,
@@ -230,6 +234,7 @@ class RecordDataModule(LightningDataModule):
             raise ConfigError(f"negatives_per_group is {negatives_per_group}; give a number >= 0, or null for all of them")
         self.save_hyperparameters()
         self._train_path, self._validation_path, self._test_path = train, validation, test
+        self.predict_path = train if predict is None else predict
         self._validation_fraction = validation_fraction
         self._student = student
         self._batch_size = batch_size
@@ -244,7 +249,8 @@ class RecordDataModule(LightningDataModule):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._training_loader: RecordLoader | None = None
         self._resume: dict[str, Any] | None = None
-        self.stores: dict[str, ExampleStore] = {}  # "train", "validation", "test": read once, whatever the stages
+        self.stores: dict[str, ExampleStore] = {}  # "train", "validation", "test", "predict": read once, whatever the stages
+        self.left_out: dict[str, str] = {}  # ids of the records that `predict` cannot score, and why
 
     def setup(self, stage: str) -> None:
         """Read, render, split and check; called by Lightning on every rank."""
@@ -269,6 +275,8 @@ class RecordDataModule(LightningDataModule):
             if self._test_path is None:
                 raise ConfigError("there are no test records: set data.test to a path")
             self.stores["test"] = self._finish("test", self._read(self._test_path))
+        if stage == "predict" and "predict" not in self.stores:
+            self.stores["predict"] = self._read_to_predict(self.predict_path)
 
     def train_dataloader(self) -> RecordLoader:
         """One rank's batches of one training epoch; a new order in every epoch."""
@@ -298,6 +306,10 @@ class RecordDataModule(LightningDataModule):
     def test_dataloader(self) -> RecordLoader:
         """The test batches, longest last."""
         return self._loader("test")
+
+    def predict_dataloader(self) -> RecordLoader:
+        """The batches to score, longest last."""
+        return self._loader("predict")
 
     def _loader(self, name: str) -> RecordLoader:
         store, tokenizer = self.stores[name], self._load_tokenizer()
@@ -350,6 +362,31 @@ class RecordDataModule(LightningDataModule):
             raise RecordError(f"{path}: no record is left to train on or to validate with")
         return builder
 
+    def _read_to_predict(self, path: str) -> ExampleStore:
+        """Render every record that can be rendered; note why the others cannot."""
+        from distill.render import render
+
+        tokenizer, builder, seen = self._load_tokenizer(), StoreBuilder(), set()
+        for record in read_records(Path(path)):
+            if record.id in seen:
+                raise RecordError(
+                    f"{path}: the id {record.id!r} is used twice, so that its prediction would be ambiguous; give each record "
+                    f"its own (`distill records validate` lists them)"
+                )
+            seen.add(record.id)
+            try:
+                builder.add(render(record, tokenizer, max_tokens=self._max_tokens, turns=self._turns))
+            except RenderError as error:
+                reason = "of weight 0" if record.weight == 0 else "that cannot be rendered"
+                builder.leave_out(reason)
+                self.left_out[record.id] = str(error)
+        if not builder.groups:
+            first = next(iter(self.left_out.values()))
+            raise RecordError(f"{path}: none of {len(seen)} records can be scored; the first: {first}")
+        store, left_out = builder.build(tokenizer, protect="none", protect_tokens=False)
+        _log_summary("predict", store, left_out)
+        return store
+
     def _finish(self, name: str, builder: StoreBuilder) -> ExampleStore:
         store, left_out = builder.build(self._load_tokenizer(), protect=self._protect, protect_tokens=self._protect_tokens)
         _log_summary(name, store, left_out)
@@ -391,7 +428,7 @@ def _log_summary(name: str, store: ExampleStore, left_out: Counter[str]) -> None
     for reason, count in sorted(left_out.items()):
         log.info("%s: left out %d record(s) %s", name, count, reason)
     unpaired = store.groups_without_positives()
-    if unpaired:
+    if unpaired and name != "predict":
         log.warning(
             "%s: %d question(s) have negatives and no positive: a penalty alone only promotes the next wrong answer",
             name,

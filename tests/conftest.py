@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -24,6 +25,11 @@ _TEXT = (
     "You are a helpful assistant. Answer with one word, or say that you do not know.",
 )
 TINY_FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt2", "gpt_neox")
+
+
+# A deadline per example measures how busy the machine is, not whether a rule holds.
+settings.register_profile("distill", deadline=None)
+settings.load_profile("distill")
 
 
 def pytest_configure(config: pytest.Config) -> None:

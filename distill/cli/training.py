@@ -25,7 +25,7 @@ from typing import Any
 import jsonargparse
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -38,6 +38,7 @@ from distill.export import read_checkpoint
 from distill.objectives.base import TokenObjective
 from distill.student.callbacks import MetricsJsonl
 from distill.student.module import StudentModule, best_precision
+from distill.student.predictions import FILE_NAME, PredictionsJsonl
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 SIGTERM_EXIT, INTERRUPT_EXIT = 143, 130
@@ -85,12 +86,20 @@ class StudentCLI(LightningCLI):
         parser.set_defaults({"weights_only": True})
         if subcommand == "fit":
             parser.add_argument("--overwrite", type=bool, default=False, help="Delete the earlier run in this folder.")
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})  # else all of them are kept in memory, for nobody
+            about = f"File of the log-probabilities, a line per record; {FILE_NAME} in trainer.default_root_dir unless given."
+            parser.add_argument("--out", type=str | None, default=None, help=about)
         return parser
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the append-only metrics file of the run folder; CSVLogger would delete the old one on resumption."""
+        """Add what writes the run folder's files: metrics, append-only where CSVLogger deletes the old ones, or predictions."""
         folder = self._get(self.config_init, "trainer")["default_root_dir"] or "."
-        self.trainer_defaults = {**self.trainer_defaults, "callbacks": [MetricsJsonl(str(Path(folder, "metrics.jsonl")))]}
+        if self.subcommand == "predict":
+            writer: Callback = PredictionsJsonl(self._get(self.config_init, "out") or str(Path(folder, FILE_NAME)))
+        else:
+            writer = MetricsJsonl(str(Path(folder, "metrics.jsonl")))
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": [writer]}
         return super().instantiate_trainer(**kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from pytorch_lightning import LightningModule
@@ -24,6 +24,17 @@ from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
 from distill.student.trainable import LoraSettings, add_lora, train_top_layers
 
 Schedule = Literal["constant", "linear", "cosine"]
+
+
+class Predictions(TypedDict):
+    """What `predict_step` returns for a batch of S records, in `trainer.predict`'s list as well.
+
+    log_prob (S,): nats, float64, the sum over a record's supervised tokens. tokens (S,): how many those are.
+    """
+
+    record_ids: tuple[str, ...]
+    log_prob: Tensor
+    tokens: Tensor
 
 
 class StudentModule(LightningModule):
@@ -202,6 +213,18 @@ class StudentModule(LightningModule):
         values = self._eval_metrics.means(self.trainer)
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, batch_size=1)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Log-probability of each record's supervised tokens under the student; no objective is asked."""
+        _, stats = objective_values(self.model, batch, {}, head_memory=self._head_memory)
+        # Float64 keeps the sum over a long response exact; Apple's GPUs do not have it.
+        log_prob_N = stats.log_prob_N.to(torch.float32 if stats.log_prob_N.device.type == "mps" else torch.float64)
+        zeros_S, sequence_N = log_prob_N.new_zeros(len(batch.record_ids)), batch.targets.sequence_N
+        return {
+            "record_ids": batch.record_ids,
+            "log_prob": zeros_S.index_add(0, sequence_N, log_prob_N),
+            "tokens": torch.bincount(sequence_N, minlength=len(zeros_S)),
+        }
+
     # Optimiser
 
     def configure_optimizers(self) -> Any:
@@ -313,4 +336,4 @@ def best_precision() -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if preferred_dtype(preferred_device()) == torch.bfloat16 else "32-true"
 
 
-__all__ = ["LoraSettings", "StudentModule", "best_precision"]
+__all__ = ["LoraSettings", "Predictions", "StudentModule", "best_precision"]

@@ -120,7 +120,7 @@ def is_training_option(option: str) -> bool:
     owners = {"model": StudentModule, "data": RecordDataModule, "trainer": pytorch_lightning.Trainer}
     if name[0] in owners and len(name) > 1:
         return name[1] in inspect.signature(owners[name[0]].__init__).parameters
-    return option in ("--config", "--ckpt_path", "--overwrite", "--print_config", "--seed_everything")
+    return option in ("--config", "--ckpt_path", "--out", "--overwrite", "--print_config", "--seed_everything")
 
 
 def test_the_readme_s_python_runs_as_it_is_printed() -> None:
