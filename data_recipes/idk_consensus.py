@@ -71,6 +71,14 @@ def build(
         raise ConfigError(
             f"rounds {list(rounds)} need a ConsensusLabeller, which knows when more samples cannot matter; got {labeller!r}"
         )
+    if rounds and min(rounds) < 1:
+        raise ConfigError(f"rounds {list(rounds)}: each is a number of samples, at least 1")
+    if not rounds and sampling.n < 1:
+        raise ConfigError(f"sampling.n is {sampling.n}: a question is labelled from at least 1 sample")
+    if negatives_per_question < 0:
+        raise ConfigError(f"negatives_per_question is {negatives_per_question}: give 0 for none, or a number above it")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}: give at least 1 question, or leave it out for all of them")
     if not abstention.strip() or not is_abstention(abstention):
         raise ConfigError(f"abstention {abstention!r} is not recognised as one, so evaluation would count it as an answer")
     source = read_questions(questions)

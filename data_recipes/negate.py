@@ -100,6 +100,8 @@ def build(
         limit: Only the first so many statements.
         only_changed_words: Whether negatives are penalised only where they part from their positive; else as a whole.
     """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}: give at least 1 statement, or leave it out for all of them")
     source = list(country_statements(seed=seed) if statements is None else read_statements(statements))[:limit]
     by_id = {statement.id: statement for statement in source}
     judge = truth_table(source) if judge is None else judge

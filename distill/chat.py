@@ -42,9 +42,7 @@ class Chat:
 
     def set_threshold(self, threshold: float) -> None:
         """Answer from this chance of being right on; higher abstains more. Raises ConfigError without a rule."""
-        if self.rule is None:
-            raise ConfigError("this student has no abstention rule (abstention.json), so there is no threshold to move")
-        self.rule = replace(self.rule, threshold=threshold)
+        self.rule = with_threshold(self.rule, threshold)
 
     def ask(self, question: str) -> Reply:
         """The student's reply to one message of the user."""
@@ -72,6 +70,13 @@ def load_rule(student: str) -> AbstentionRule | None:
     """The rule that was exported with the student, if any."""
     folder = Path(student).expanduser()
     return AbstentionRule.load(folder) if (folder / RULE_FILE).is_file() else None
+
+
+def with_threshold(rule: AbstentionRule | None, threshold: float) -> AbstentionRule:
+    """The same rule with another threshold. Raises ConfigError without a rule, or where the threshold is no probability."""
+    if rule is None:
+        raise ConfigError("this student has no abstention rule (abstention.json), so there is no threshold to move")
+    return replace(rule, threshold=threshold)
 
 
 def converse(chat: Chat, lines: Iterable[str]) -> Iterator[str]:

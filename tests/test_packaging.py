@@ -40,8 +40,8 @@ def canonical(name: str) -> str:
 
 def test_every_package_folder_is_listed(setup: configparser.ConfigParser) -> None:
     folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in (ROOT / "distill").rglob("__init__.py")}
-    listed = set(entries(setup["options"]["packages"]))
-    assert listed == folders | {"distill.configs", "distill.data_recipes"}
+    listed = entries(setup["options"]["packages"])
+    assert sorted(listed) == sorted(folders | {"distill.configs", "distill.data_recipes"})
 
 
 def test_configs_recipes_and_types_are_found_wherever_distill_is_installed() -> None:

@@ -1,6 +1,7 @@
 """The `distill` command: which subcommand does what, and what the shell gets back.
 
-Exit codes: 0 done, 2 a mistake in the input (one line on stderr; DISTILL_DEBUG=1 shows the traceback), 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 2 a mistake in the input or a file that cannot be read or written (one line on stderr; DISTILL_DEBUG=1 shows
+the traceback), 130 Ctrl-C, 143 SIGTERM.
 Every command is imported only when it is called, so that help comes at once; torch and Lightning take five seconds.
 """
 
@@ -89,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`distill show ... | head`) has left. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # no permission, a full disk, a folder where a file is expected
+        if os.environ.get("DISTILL_DEBUG") == "1":
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"distill: error: {where}{error.strerror or error}; DISTILL_DEBUG=1 shows what was tried", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:

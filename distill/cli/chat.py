@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
+from distill.cli.arguments import positive
+
 
 def chat_command(args: Sequence[str]) -> int:
     """Run `distill chat ...`; one line in, one reply out. Piped input gets replies only, without prompts."""
@@ -16,22 +18,33 @@ def chat_command(args: Sequence[str]) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--student", required=True, metavar="MODEL", help="an exported folder, a hub name, or smollm2-135m-instruct"
+        "--student",
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="MODEL",
+        help="an exported folder, a hub name, or smollm2-135m-instruct",
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="T", help="answer from this chance of being right on (default: the exported one)"
+        "--threshold",
+        type=float,
+        default=argparse.SUPPRESS,
+        metavar="T",
+        help="answer from this chance of being right on (default: the exported one)",
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="a system message")
-    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest reply, where there is no rule")
+    parser.add_argument("--max-tokens", type=positive, default=256, metavar="N", help="longest reply, where there is no rule")
     options = parser.parse_args(args)
-    from distill.chat import Chat, converse, load_rule
+    from distill.chat import Chat, converse, load_rule, with_threshold
+    from distill.models import load_model, load_tokenizer
     from distill.teachers.huggingface import HuggingFaceTeacher
 
     rule = load_rule(options.student)
-    student = HuggingFaceTeacher(model=options.student, dtype="float32")
+    if "threshold" in options:
+        rule = with_threshold(rule, options.threshold)
+    # Loaded now, so that a wrong name is known before the first question is typed.
+    loaded = load_model(options.student, dtype="float32", device="auto"), load_tokenizer(options.student)
+    student = HuggingFaceTeacher.from_loaded(*loaded, options.student)
     chat = Chat(student=student, rule=rule, system=options.system, max_tokens=options.max_tokens)
-    if options.threshold is not None:
-        chat.set_threshold(options.threshold)
     for reply in converse(chat, _typed() if sys.stdin.isatty() else sys.stdin):
         print(reply, flush=True)
     return 0

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.cli.arguments import positive
+
 if TYPE_CHECKING:
     from distill.evaluate.answers import Answer
 
@@ -41,9 +43,11 @@ def evaluate_command(args: Sequence[str]) -> int:
         metavar="TEXT",
         help="the abstention, where there is no rule (default: %(default)s)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args(args)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is known before the work
     figures = _evaluate(options)
     for name, (value, error) in figures["metrics"].items():
         print(f"{name:<18} {value:7.3f}  +- {error:.3f}")
@@ -55,16 +59,16 @@ def evaluate_command(args: Sequence[str]) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> dict:
-    from dataclasses import replace
     from itertools import islice
 
     import numpy as np
 
-    from distill.chat import load_rule
+    from distill.chat import load_rule, with_threshold
     from distill.consensus import NormalisedMatch
     from distill.errors import ConfigError
     from distill.evaluate.abstention import measure, standard_errors
     from distill.evaluate.answers import outcomes
+    from distill.models import load_tokenizer
     from distill.recipes.questions import read_questions
 
     questions = list(islice(read_questions(options.questions), options.limit))
@@ -72,11 +76,13 @@ def _evaluate(options: argparse.Namespace) -> dict:
     if without is not None:
         raise ConfigError(f"{options.questions}: question {without!r} has no accepted answers; add a column `answers`")
     rule = load_rule(options.student)
-    if rule is None and options.threshold is not None:
-        raise ConfigError(f"--threshold needs a student with an abstention rule, and {options.student} has no abstention.json")
-    if rule is not None and options.threshold is not None:
-        rule = replace(rule, threshold=options.threshold)
+    if options.threshold is not None:
+        rule = with_threshold(rule, options.threshold)
     abstention = options.abstention if rule is None else rule.abstention
+    if not abstention.strip(" ."):
+        raise ConfigError("--abstention is empty; give the words that the model abstains with")
+    for model in dict.fromkeys(filter(None, (options.student, options.base))):
+        load_tokenizer(model)  # a wrong name is known before the first model is asked
     same = NormalisedMatch().same
 
     def rightness(answers: Sequence[Answer]) -> list[bool]:

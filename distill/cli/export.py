@@ -15,8 +15,22 @@ def export_command(args: Sequence[str]) -> int:
         "safetensors, chat template, model card). The folder is reloaded and compared with the student before it takes its name.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="such as runs/NAME/checkpoints/last.ckpt")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the model goes; new, or empty")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="such as runs/NAME/checkpoints/last.ckpt",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="where the model goes; new, or empty",
+    )
     parser.add_argument("--rule", type=Path, metavar="FOLDER", help="folder with the abstention.json to ship with the model")
     parser.add_argument("--dtype", choices=("keep", "float32", "bfloat16"), default="keep", help="precision of the weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")

@@ -9,9 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from distill.cli.arguments import count, positive
 from distill.errors import RecordError
+
+if TYPE_CHECKING:
+    from distill.records import Record
 
 # distill.records.trl.TRL_FORMATS; spelt out so that help needs no import (a test keeps them equal).
 TRL_FORMATS = ("unpaired", "preference", "prompt-completion", "messages", "stepwise")
@@ -23,7 +27,7 @@ def records_command(args: Sequence[str]) -> int:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     validate = actions.add_parser("validate", help="check every row; errors with file, line, field and remedy")
     validate.add_argument("paths", nargs="+", type=Path, metavar="RECORDS", help="files or folders, JSONL or Parquet")
-    validate.add_argument("--max-errors", type=int, default=20, metavar="N", help="stop after so many errors (default: 20)")
+    validate.add_argument("--max-errors", type=positive, default=20, metavar="N", help="stop after so many errors (default: 20)")
     convert = actions.add_parser("convert", help="between JSONL, Parquet, and TRL's columns")
     convert.add_argument(
         "source", type=Path, metavar="FROM", help="records (file or folder), or a .jsonl or .parquet file of TRL's rows"
@@ -37,7 +41,7 @@ def records_command(args: Sequence[str]) -> int:
     )
     head = actions.add_parser("head", help="print the first records as JSON lines")
     head.add_argument("source", type=Path, metavar="RECORDS", help="a file or folder")
-    head.add_argument("-n", type=int, default=3, metavar="N", help="how many (default: 3)")
+    head.add_argument("-n", type=count, default=3, metavar="N", help="how many (default: 3)")
     options = parser.parse_args(args)
     if options.action == "validate":
         return _validate(options.paths, options.max_errors)
@@ -65,32 +69,52 @@ def _convert(source: Path, target: Path, *, from_trl: bool, to: Any) -> None:
     from distill.records import read_records, trl, write_records
 
     lost: Counter[str] = Counter()
-    records = trl.from_trl(_rows(source), lost=lost, source=source.name) if from_trl else read_records(source)
+    records = _from_trl(source, lost) if from_trl else read_records(source)
     if to == "records":
         written = write_records(records, target).rows
     else:
         written = _write_jsonl(trl.to_trl(records, to, lost=lost), target)
     print(f"{target}: {written} rows")
-    for reason, count in sorted(lost.items()):
-        print(f"lost {count}: {reason}")
+    for reason, number in sorted(lost.items()):
+        print(f"lost {number}: {reason}")
+
+
+def _from_trl(path: Path, lost: Counter[str]) -> Iterator[Record]:
+    """Records for a file of TRL's rows; what is wrong with a row is said with the file's name."""
+    from distill.records import trl
+
+    try:
+        yield from trl.from_trl(_rows(path), lost=lost, source=path.name)
+    except RecordError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise RecordError(f"{path}: {error}") from error
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """Rows of TRL's columns."""
     if not path.is_file():
         raise RecordError(f"{path}: no such file; TRL's rows come as .jsonl or .parquet")
+    if path.stat().st_size == 0:
+        raise RecordError(f"{path}: file is empty, expected rows with TRL's columns; the program that wrote it stopped early")
     if path.suffix == ".parquet":
+        import pyarrow as pa
         import pyarrow.parquet as parquet
 
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+        try:
+            for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise RecordError(f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); write it again") from error
         return
-    with path.open(encoding="utf-8-sig") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except ValueError as error:
-                raise RecordError(f"{path}:{number}: not JSON ({error}); each line is one object with TRL's columns") from error
+                raise RecordError(
+                    f"{path}:{number}: not JSON in UTF-8 ({error}); each line is one object with TRL's columns"
+                ) from error
             if not isinstance(row, dict):
                 raise RecordError(f"{path}:{number}: expected an object, got {type(row).__name__}")
             yield row

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from distill.cli.arguments import count
+
 
 def show_command(args: Sequence[str]) -> int:
     """Run `distill show ...`."""
@@ -15,8 +17,14 @@ def show_command(args: Sequence[str]) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("records", metavar="RECORDS", help="a JSONL or Parquet file, or a folder of them")
-    parser.add_argument("--student", required=True, metavar="MODEL", help="the model whose tokenizer and chat template are used")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="records to print; 0 prints all")
+    parser.add_argument(
+        "--student",
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="MODEL",
+        help="the model whose tokenizer and chat template are used",
+    )
+    parser.add_argument("--limit", type=count, default=20, metavar="N", help="records to print; 0 prints all")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="auto: where stdout is a terminal")
     options = parser.parse_args(args)
     from distill import show

@@ -51,11 +51,13 @@ class AbstentionRule:
 
     @staticmethod
     def load(folder: Path) -> AbstentionRule:
-        """Read abstention.json; ConfigError where a field is missing or unknown."""
+        """Read abstention.json; ConfigError where it is not there, or a field is missing or unknown."""
         path = folder / RULE_FILE
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; give the folder of a student that was exported with an abstention rule")
         try:
-            return AbstentionRule(**json.loads(path.read_text()))
-        except (TypeError, json.JSONDecodeError) as wrong:
+            return AbstentionRule(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as wrong:
             raise ConfigError(f"{path}: not an abstention rule ({wrong}); export the student again") from wrong
 
 

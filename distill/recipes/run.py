@@ -55,6 +55,8 @@ class Run:
         self._retry_lost, self._quiet, self._max_batch = retry_lost, quiet, max_batch
         self._lock: IO[str] | None = None
         if self.folder is not None:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise RecipeError(f"{self.folder} is a file; give a folder for the run, new or an earlier one of this recipe")
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
             self._prepare(self.folder / "stages", resume=resume, fresh=fresh)

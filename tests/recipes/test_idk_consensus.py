@@ -150,3 +150,20 @@ def test_fewer_samples_than_asked_for_are_sampled_at_the_given_number(questions)
     parrot = Parrot()
     made(questions, generator=parrot, sampling=Sampling(n=5), batch_size=2)
     assert parrot.calls == [5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"negatives_per_question": -1}, "negatives_per_question is -1"),  # a slice up to -1 would take all but the last
+        ({"limit": 0}, "limit is 0"),
+        ({"limit": -1}, "limit is -1"),
+        ({"rounds": (4, 0)}, r"rounds \[4, 0\]"),
+        ({"sampling": Sampling(n=0)}, "sampling.n is 0"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_before_anything_is_sampled_or_written(questions, tmp_path, options, said):
+    parrot = Parrot()
+    with pytest.raises(ConfigError, match=said):
+        made(questions, folder=tmp_path / "run", generator=parrot, **options)
+    assert parrot.calls == [] and not list((tmp_path / "run").rglob("*.jsonl"))

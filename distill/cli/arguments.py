@@ -1,0 +1,25 @@
+"""Values that a command line's options take, refused in one line where they make no sense."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse's `type`."""
+    return _whole(text, least=1)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0, for argparse's `type`."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+    return number
