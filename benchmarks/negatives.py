@@ -208,4 +208,4 @@ def _outcomes(out: Path, seed: int, arm: str, split: Split) -> Outcomes:
 if __name__ == "__main__":
     from jsonargparse import auto_cli
 
-    auto_cli([run, table], args=sys.argv[1:])
+    auto_cli([run, table], as_positional=False, args=sys.argv[1:])

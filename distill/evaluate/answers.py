@@ -48,13 +48,20 @@ def opened(prompt: Prompt, opening: str) -> Prompt:
 
 
 def answer_questions(
-    model: Answerer, prompts: Sequence[Prompt], openings: Sequence[str], *, abstention: str, sampling: Sampling = ANSWER
+    model: Answerer,
+    prompts: Sequence[Prompt],
+    openings: Sequence[str],
+    *,
+    abstention: str,
+    sampling: Sampling = ANSWER,
+    shorten: Callable[[str], str] | None = None,
 ) -> list[Answer]:
     """Greedy answers and their signals, in order.
 
     openings: what each answer starts with (`The capital of Peru is`), or "" for none; then the abstention itself is banned as a
     start, so that the answer is the best one that is not the abstention. abstention: without its final full stop, so that
-    "I don't know" and "I don't know that one" count as one.
+    "I don't know" and "I don't know that one" count as one. shorten: what of the written text is the answer (a beginning of it,
+    as it was written); by default its first sentence.
     """
     beginning = abstention.rstrip(" .")
     if not beginning:
@@ -66,7 +73,7 @@ def answer_questions(
         if index:
             drawn = model.generate([opened(prompts[i], openings[i]) for i in index], banned if ban else sampling)
             for i, completions in zip(index, drawn, strict=True):
-                written[i] = _answer_proper(completions[0].text)
+                written[i] = (shorten or _answer_proper)(completions[0].text)
     started = [opened(prompt, opening) for prompt, opening in zip(prompts, openings, strict=True)]
     silent = [not text.strip() for text in written]  # nothing written: scored as a space would be, and never right
     answers = model.score(started, [" " if empty else text for empty, text in zip(silent, written, strict=True)])

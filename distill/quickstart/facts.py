@@ -272,11 +272,15 @@ def accepts(fact: Fact, answer: str) -> bool:
 
 
 def tidy(fact: Fact, text: str) -> str:
-    """A sampled answer without what the question already said: for Brazil, `Brazilian real` is `real`. Currencies only."""
+    """A sampled answer as the fact alone: no further clause, and for currencies not what the question already said.
+
+    For Brazil ` Brazilian real which is` is ` real`.
+    """
+    short = short_answer(text)
     if fact.topic != "currency":
-        return text
+        return short
     entity = [*simplify(fact.entity).split(), *(w for phrase in fact.adjectives for w in simplify(phrase).split())]
-    words = text.split()
+    words = short.split()
     kept = [w for w in words if not any(_same_stem(simplify(w), e) for e in entity)]
     return " " + " ".join(kept or words)
 

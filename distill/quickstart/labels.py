@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from distill.consensus import AliasMatch, Answerability, AnyOf, ConsensusLabeller, NumberMatch
+from distill.consensus import AliasMatch, Answerability, AnyOf, Cluster, ConsensusLabeller, NumberMatch
 from distill.consensus.labellers import no_answer
-from distill.quickstart.facts import Fact, accepts
+from distill.quickstart.facts import Fact, accepts, simplify
 from distill.records import Polarity, Record, Span, make_id
 
 ABSTENTION = "I don't know."
@@ -57,11 +57,17 @@ def majority_right(fact: Fact, label: Answerability) -> bool:
 
 
 def wrong_answers(fact: Fact, label: Answerability) -> tuple[str, ...]:
-    """Distinct wrong sampled answers, the most frequent first, none the beginning of another: their probabilities add up."""
+    """Distinct wrong sampled answers, the most frequent first; their probabilities add up, and hold none of a right answer.
+
+    So none is the beginning of another, or of an accepted answer: `Kuwait` is left out, for `Kuwait City` begins with it.
+    """
     kept: list[str] = []
+    right = [simplify(accepted) for accepted in fact.accepted]
     for cluster in label.clusters:
-        text = _as_sampled(label, cluster.members[0])
-        if not no_answer(text) and not accepts(fact, text) and not any(text.startswith(k) or k.startswith(text) for k in kept):
+        text = _wording(cluster)
+        if no_answer(text) or accepts(fact, text) or any(accepted.startswith(simplify(text)) for accepted in right):
+            continue
+        if not any(text.startswith(other) or other.startswith(text) for other in kept):
             kept.append(text)
     return tuple(kept)
 
@@ -87,7 +93,7 @@ def records(fact: Fact, label: Answerability, recipe: Recipe, *, instead: Sequen
     if label.label == "uncertain":
         return
     known = label.label == "answerable" and label.answer is not None
-    answers = [_as_sampled(label, cluster.members[0]) for cluster in label.clusters if not no_answer(cluster.answer)]
+    answers = [_wording(cluster) for cluster in label.clusters if not no_answer(cluster.answer)]
     evidence = {
         "label": label.label,
         "agreement": label.agreement,
@@ -104,7 +110,9 @@ def records(fact: Fact, label: Answerability, recipe: Recipe, *, instead: Sequen
         yield replace(_record(fact, ABSTENTION, "negative", evidence), weight=recipe.abstention_weight)
     if known and not recipe.known_negatives:
         return
-    for text in (list(instead) or answers[1 if known else 0 :])[: recipe.negatives]:
+    # By agreement the majority answer is trained up, if ever so little, so it is nobody's negative.
+    guesses = answers[1:] if known or recipe.grading == "agreement" else answers
+    for text in (list(instead) or guesses)[: recipe.negatives]:
         # only the fact is penalised: the opening and the full stop are what a right answer needs too
         start = len(fact.start)
         span = Span(start=start, end=start + len(text), polarity="negative")
@@ -120,15 +128,12 @@ def majority_record(fact: Fact, label: Answerability) -> Record | None:
     """Plain fine-tuning on the majority answer, whatever the agreement: the baseline that learns to guess."""
     if label.answer is None:
         return None
-    return _record(
-        fact, fact.respond(_as_sampled(label, label.clusters[0].members[0])), "positive", {"agreement": label.agreement}
-    )
+    return _record(fact, fact.respond(_wording(label.clusters[0])), "positive", {"agreement": label.agreement})
 
 
-def _as_sampled(label: Answerability, member: int) -> str:
-    """The sample's answer in its own words, leading space included, without the stop that follows."""
-    text = label.samples[member]
-    return " " + text.strip().rstrip(' .,;*"')
+def _wording(cluster: Cluster) -> str:
+    """The cluster's most frequent wording as it follows the opening: with a leading space and without a stop."""
+    return " " + cluster.answer.strip().rstrip(' .,;*"')
 
 
 def _record(fact: Fact, response: str, polarity: Polarity, evidence: Mapping[str, Any]) -> Record:

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from distill.errors import ConfigError
 from distill.evaluate.abstention import Outcomes
 from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, signals, wrong_mass
 from distill.evaluate.rule import AbstentionRule, choose_threshold, fit_rule
-from distill.quickstart.facts import Fact, Split, accepts, facts, tidy
+from distill.quickstart.facts import Fact, Split, accepts, facts, short_answer, tidy
 from distill.quickstart.labels import (
     ABSTENTION,
     Recipe,
@@ -177,7 +178,9 @@ class Quickstart:
         return threshold
 
     def write_records(self, threshold: float) -> None:
-        """Label the training questions and write both sets of records."""
+        """Label the training questions and write both sets of records; what a finished student was trained on stays as it is."""
+        if (self.out / "export").is_dir():
+            return
         from distill.records import Manifest, dataset_card, write_records
 
         by = labeller(threshold=threshold)
@@ -304,10 +307,11 @@ class Quickstart:
 
         def answer(items: list[Item]) -> list[Any]:
             asked = [self._fact(item.id) for item in items]
-            given = answer_questions(model, [f.prompt for f in asked], [f.start for f in asked], abstention=ABSTENTION)
+            prompts, openings = [f.prompt for f in asked], [f.start for f in asked]
+            given = answer_questions(model, prompts, openings, abstention=ABSTENTION, shorten=short_answer)
             return [dataclasses.asdict(one) for one in given]
 
-        key = {"model": model.identity(), "abstention": ABSTENTION, "version": 1}
+        key = {"model": model.identity(), "abstention": ABSTENTION, "version": 2}
         rows = self.run.map(f"answer_{split}_{name}", self._items(split), answer, key=key, batch_size=48)
         return [Answer(**row.result) for row in rows]
 
@@ -413,6 +417,7 @@ def fit_answering_rule(
     return dataclasses.replace(rule, threshold=threshold)
 
 
+@cache
 def _by_id() -> Mapping[str, Fact]:
     return {fact.id: fact for fact in facts()}
 

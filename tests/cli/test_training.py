@@ -66,6 +66,12 @@ def saved() -> dict:
     return yaml.safe_load(Path("run/config.yaml").read_text())
 
 
+def saved_steps(*, epochs: int) -> int:
+    """Optimiser steps of that many epochs of the toy data, counted by a run that saves at its epochs' ends."""
+    run(["fit", "--config", "run.yaml", f"--trainer.max_epochs={epochs}", "--trainer.default_root_dir=counted"])
+    return weights("counted/checkpoints/last.ckpt")["global_step"]
+
+
 def weights(path: str = "run/checkpoints/last.ckpt") -> dict:
     return torch.load(path, weights_only=True)
 
@@ -174,6 +180,12 @@ def test_a_run_folder_holds_config_metrics_and_one_copy_of_the_weights(folder: P
     assert (checkpoints / "last.ckpt").is_symlink()
     assert json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val/lr"] == pytest.approx(0.1)
     assert weights()["hyper_parameters"]["note"] == "gpt at shards/gpt.jsonl"
+
+
+def test_the_last_steps_are_saved_also_where_the_interval_does_not_divide_them(folder: Path) -> None:
+    run(["fit", "--config", "run.yaml", "--trainer.max_epochs=2", "--checkpoint.every_n_train_steps=3"])
+    steps = weights()["global_step"]
+    assert steps % 3 and steps == saved_steps(epochs=2)
 
 
 def test_resuming_goes_on_and_overwrites_the_saved_config(folder: Path) -> None:
