@@ -17,6 +17,7 @@ FOUNDATION = {"errors"}
 # What a part may import of distill at run time (itself and errors always). Types under TYPE_CHECKING are free.
 LEFT_COLUMN = {"records", "template", "models", "teachers", "judges", "negators", "consensus", "recipes"}
 RULES: dict[str, set[str]] = {
+    "settings": set(),
     "records": set(),
     "objectives": set(),
     "models": set(),
@@ -33,7 +34,7 @@ RULES: dict[str, set[str]] = {
     "judges": {"records", "teachers", "consensus", "prompt_file", "template"},
     "negators": {"records", "teachers", "judges", "consensus", "prompt_file", "template"},
     "consensus": {"records", "teachers", "judges", "prompt_file"},
-    "recipes": LEFT_COLUMN | {"prompt_file"},
+    "recipes": LEFT_COLUMN | {"prompt_file", "settings"},
     "student": {"objectives", "render", "rows", "teachers", "models", "data", "records"},
     "evaluate": {"records", "teachers", "judges", "consensus", "negators"},
     "export": {"records", "models", "template", "evaluate", "student", "teachers", "judges", "consensus"},

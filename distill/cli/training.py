@@ -12,19 +12,15 @@ What differs from the stock class, each with its test in tests/cli/test_training
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -36,6 +32,7 @@ from distill.data import RecordDataModule
 from distill.errors import ConfigError
 from distill.export import read_checkpoint
 from distill.objectives.base import TokenObjective
+from distill.settings import PARSER_MODE, parse, prepare
 from distill.student.callbacks import MetricsJsonl
 from distill.student.module import StudentModule, best_precision
 from distill.student.predictions import FILE_NAME, PredictionsJsonl
@@ -43,7 +40,7 @@ from distill.student.predictions import FILE_NAME, PredictionsJsonl
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 SIGTERM_EXIT, INTERRUPT_EXIT = 143, 130
 # exit_on_error=False: a mistake is raised and becomes one line, instead of eighty lines of usage above it.
-_PARSER = {"parser_mode": "omegaconf+", "exit_on_error": False}
+_PARSER = {"parser_mode": PARSER_MODE, "exit_on_error": False}
 
 
 class FinalCheckpoint(ModelCheckpoint):
@@ -124,12 +121,10 @@ class StudentCLI(LightningCLI):
         self.config = self._parse()
 
     def _parse(self) -> jsonargparse.Namespace:
-        try:
-            return self.parser.parse_args(self._arguments)
-        except (jsonargparse.ArgumentError, OmegaConfBaseException) as error:
-            actions = self._subcommand_parsers[self._arguments[0]]._actions
-            known = [option for action in actions for option in action.option_strings]
-            raise ConfigError(f"{error}{_remedy(str(error), known)}") from error
+        actions = self._subcommand_parsers[self._arguments[0]]._actions
+        options = [option for action in actions for option in action.option_strings]
+        objectives = {kind.__name__ for kind in _concrete_subclasses(TokenObjective)}
+        return parse(self.parser, self._arguments, options=options, classes=objectives)
 
     def _parse_ckpt_path(self) -> None:
         """Covers a ckpt_path that stands in a config file; one on the command line has been read already."""
@@ -195,9 +190,8 @@ def train(
     Returns the process's exit code: 0, 143 after SIGTERM, 130 after Ctrl-C (a checkpoint is saved in both cases).
     Raises ConfigError for a setting that Lightning refuses; SystemExit(2), as argparse does, for one that the parser refuses.
     """
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    prepare()
     _show_own_messages()
-    OmegaConf.register_resolver("oc.env", _refuse_environment, replace=True)
     # Lightning's own calls of what torch has deprecated, and its advertisement of other packages.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
     warnings.filterwarnings("ignore", message=".*is not supported by the model summary")
@@ -237,27 +231,6 @@ def _show_own_messages() -> None:
     # Without validation records Lightning asks whether an empty list of loaders was meant. It was.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-
-
-def _refuse_environment(*names: str) -> str:
-    raise ValueError(
-        f"${{oc.env:{','.join(names)}}} would write the variable's value into every saved config; "
-        "put the name of the variable in the config and let the code read it"
-    )
-
-
-def _remedy(message: str, options: Sequence[str]) -> str:
-    """What was probably meant by a misspelt key or class name, as the end of a sentence."""
-    key = re.search(r"unrecognized arguments: --([\w.]+)", message) or re.search(r"[Kk]ey '([\w.]+)' is not expected", message)
-    if key:
-        close = difflib.get_close_matches(f"--{key[1]}", options, n=1)
-        return f"; did you mean {close[0]}?" if close else ""
-    name = re.search(r"Expected a dot import path string: (\w+)", message)
-    if name:
-        found = {cls.__name__ for cls in _concrete_subclasses(TokenObjective)}
-        close = difflib.get_close_matches(name[1], found, n=1)
-        return f"; did you mean {close[0]}?" if close else f"; objectives: {', '.join(sorted(found))}"
-    return ""
 
 
 def _concrete_subclasses(base: type[Any]) -> list[type[Any]]:

@@ -18,6 +18,7 @@ from distill.recipes.cache import replace_file
 from distill.recipes.discover import load_recipe
 from distill.recipes.key import code_version, describe, digest
 from distill.recipes.run import Run
+from distill.settings import PARSER_MODE, parse, prepare
 from distill.teachers.base import Sampling, Teacher
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
     """Run a recipe with command-line arguments; returns the exit code (130 where Ctrl-C stopped it).
 
     name: as `load_recipe` takes it. program: how the user called it, for help and for the line that says how to go on; by default
-    `distill recipe NAME`. A wrong option ends the process with a usage message (SystemExit 2).
+    `distill recipe NAME`.
 
-    Raises DistillError for wrong inputs, before any model is loaded where they can be known by then.
+    Raises DistillError for wrong options and inputs, before any model is loaded where they can be known by then.
     """
     module = load_recipe(name)
     program = program or f"distill recipe {name}"
     parser = recipe_parser(module, program)
-    settings = parser.parse_args(list(argv))
+    settings = parse(parser, argv)
     if (settings.preview is None) == (settings.out is None):
         raise ConfigError("give either --out FOLDER (where the records go) or --preview N (print N records, write nothing)")
     if settings.preview is not None and settings.preview < 1:
@@ -70,10 +71,9 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
     """A parser over `build`'s signature (all but `run`) and the options that every recipe has."""
     import jsonargparse
 
-    # Together with the parser mode: ${questions} works across files and follows the command line.
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    prepare()
     parser = jsonargparse.ArgumentParser(
-        prog=program, description=(module.__doc__ or "").partition("\n")[0], parser_mode="omegaconf+"
+        prog=program, description=(module.__doc__ or "").partition("\n")[0], parser_mode=PARSER_MODE, exit_on_error=False
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of these options; later ones win")
     parser.add_argument(

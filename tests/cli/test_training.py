@@ -147,9 +147,17 @@ def test_a_misspelt_link_is_an_error(folder: Path) -> None:
 def test_a_misspelt_key_is_an_error_that_names_the_right_one(folder: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean --model.objectives"):
         run(["fit", "--config", "run.yaml", "--model.objectivs=1"])
-    Path("typo.yaml").write_text("model: {leraning_rate: 1}\n")
-    with pytest.raises(ConfigError, match="leraning_rate"):
+    Path("typo.yaml").write_text("model: {objectivs: 1}\n")
+    with pytest.raises(ConfigError, match=r"^typo.yaml:1: .*objectivs.*; did you mean --model.objectives\?"):
         run(["fit", "--config", "run.yaml", "--config", "typo.yaml"])
+    Path("broken.yaml").write_text("model: {\nother: 1\n")
+    with pytest.raises(ConfigError, match=r"^broken.yaml:\d: not YAML"):
+        run(["fit", "--config", "run.yaml", "--config", "broken.yaml"])
+
+
+def test_what_has_no_default_is_named_with_the_option_that_gives_it(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"give --model.student, or a --config that sets it"):
+        run(["fit"])
 
 
 def test_an_objective_is_found_by_its_short_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

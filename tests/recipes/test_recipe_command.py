@@ -103,13 +103,32 @@ def test_options_that_cannot_be_right_are_refused_before_anything_is_written(que
     ]:
         with pytest.raises(ConfigError, match=message):
             run_recipe("idk_consensus", [*questions, *options])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(ConfigError, match="negative_per_question 1; did you mean --negatives_per_question"):
         run_recipe("idk_consensus", [*questions, "--out", "run", "--negative_per_question", "1"])
-    assert stop.value.code == 2 and "negative_per_question" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match="ConsensusLabeller"):
         run_recipe(
             "idk_consensus", ["--questions", "q.txt", "--generator", "distill.consensus.ConsensusLabeller", "--out", "run"]
         )
+    assert files() == before
+    assert capsys.readouterr().err == "", "the usage of fifty lines would hide the one that matters"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("sampling:\n  temprature: 1\n", r"^own.yaml:2: .*temprature.*did you mean --sampling.temperature"),
+        ("labeller: {class_path: ConsensusLabeller, init_args: {treshold: 0.5}}\n", r"(?s)^own.yaml:1: .*did you mean threshold"),
+        ("# sampling\nsampling: [\n", r"^own.yaml:3: not YAML"),
+        ("abstention: ${oc.env:DISTILL_TEST_SECRET}\n", r"oc.env:DISTILL_TEST_SECRET.*saved config"),
+    ],
+)
+def test_a_mistake_in_a_config_is_named_with_its_file_and_line(questions, monkeypatch, config, said):
+    monkeypatch.setenv("DISTILL_TEST_SECRET", "hush, I don't know")
+    Path("own.yaml").write_text(config)
+    before = files()
+    with pytest.raises(ConfigError, match=said) as raised:
+        run_recipe("idk_consensus", [*questions, "--config", "own.yaml", "--out", "run"])
+    assert "hush" not in str(raised.value)
     assert files() == before
 
 
