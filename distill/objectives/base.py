@@ -87,13 +87,14 @@ class TokenObjective(ABC):
     The reduction is not theirs: sum(weight_N * value_N) / number of `positions` in the whole optimiser step, times `weight`.
     `whole_sequences`: a value depends on other positions of its own sequence, so the chunked head never splits a sequence.
     `detached`: part of the value is held constant for the gradient (the weights of a sampling scheme), so that the gradient
-    is deliberately not the value's derivative.
+    is deliberately not the value's derivative. `needs_reference`: it reads targets.reference_N.
     """
 
     weight: float
     positions: ClassVar[Positions]
     whole_sequences: ClassVar[bool] = False
     detached: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, logits_NV: Tensor, targets: Targets) -> Loss:

@@ -28,6 +28,7 @@ class TokenNPO(TokenObjective):
     weight: float = 1.0
     beta: float = 0.1
     positions: ClassVar[Positions] = "negative"
+    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self.weight, "TokenNPO")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -21,6 +22,7 @@ from distill.objectives import TokenObjective, reduce
 from distill.rows import Batch
 from distill.student.head import objective_values
 from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
+from distill.student.reference import load_reference, with_reference
 from distill.student.trainable import LoraSettings, add_lora, train_top_layers
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -43,7 +45,8 @@ class StudentModule(LightningModule):
     Args:
         student: hub name or local folder of a causal language model, or "smollm2-135m-instruct" for the embedded one.
         objectives: the losses by name; each is a mean over its own positions, times its weight, and all are added. The names
-            appear in the metrics (`train/likelihood`).
+            appear in the metrics (`train/likelihood`). One that compares with a reference (TokenNPO) keeps a second, frozen copy
+            of the student in memory.
         learning_rate: peak step size of AdamW. Raise it tenfold for LoRA.
         weight_decay: pull of weight matrices towards 0 per step, relative to the learning rate; never on biases and norms.
         betas: decay of AdamW's running means of the gradient and of its square.
@@ -141,6 +144,11 @@ class StudentModule(LightningModule):
             train_top_layers(model, self.train_layers)
         self.model = model.train()
 
+    @cached_property
+    def _reference(self) -> Any:
+        # It goes past nn.Module's own __setattr__: no parameter of the student's, in no checkpoint and no gradient bucket.
+        return load_reference(self.student)
+
     # Steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -149,6 +157,8 @@ class StudentModule(LightningModule):
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def _loss(self, batch: Batch, metrics: StepMetrics) -> tuple[Tensor, dict[str, Tensor]]:
+        if any(objective.needs_reference for objective in self.objectives.values()):
+            batch = with_reference(batch, self._reference.to(self.device), head_memory=self._head_memory)
         losses, stats = objective_values(self.model, batch, self.objectives, head_memory=self._head_memory)
         metrics.add(batch, losses, stats.log_prob_N)
         counts = {
