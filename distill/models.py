@@ -303,8 +303,10 @@ def _convert(gguf: Path, folder: Path) -> None:
         raise ModelError(f"{gguf.name}: reading a GGUF file needs the package gguf; run: pip install gguf")
     try:
         with _without_progress_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise ModelError(
             f"{gguf.name} could not be read as a GGUF model: {error}; is it complete, and of a supported family?"

@@ -125,10 +125,13 @@ def _write_jsonl(rows: Iterable[Mapping[str, Any]], target: Path) -> int:
         raise RecordError(f"{target}: TRL's rows are written as .jsonl; give a name that ends so")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    count = 0
-    with partial.open("w", encoding="utf-8") as file:
-        for row in rows:
-            count += 1
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(partial, target)
-    return count
+    written = 0
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for row in rows:
+                written += 1
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)  # there only where a row could not be read or written
+    return written

@@ -51,6 +51,7 @@ def test_a_conversion_that_cannot_be_written_leaves_no_file(
     (tmp_path / "torn.jsonl").write_text('{"prompt": "x", "completion": "y", "label": true}\n{"prompt"\n')
     assert main(["records", "convert", str(tmp_path / "torn.jsonl"), str(tmp_path / "out.jsonl"), "--from", "trl"]) == 2
     assert "torn.jsonl:2" in capsys.readouterr().err
+    assert main(["records", "convert", str(tmp_path / "torn.jsonl"), str(tmp_path / "out.jsonl"), "--to", "unpaired"]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records.jsonl", "torn.jsonl"]
 
 
@@ -68,8 +69,8 @@ def test_recipe_lists_each_recipe_with_what_it_does(capsys: pytest.CaptureFixtur
 def test_configs_are_listed_with_what_they_show_and_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs"]) == 0
     listed = capsys.readouterr().out
-    for name, path in shipped_configs().items():
-        assert name in listed
+    for (name, path), line in zip(shipped_configs().items(), listed.splitlines(), strict=True):
+        assert line.startswith(name) and line.endswith("."), "the first line of a config is a whole sentence"
         assert main(["configs", "show", name]) == 0
         assert capsys.readouterr().out == path.read_text(encoding="utf-8")
 
