@@ -1,17 +1,13 @@
-"""What a teacher can do, over strings and messages: generate, score, or serve its distribution."""
+"""What a teacher can do, over strings and messages: generate, or score. `logits` has the one that serves its distribution."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from distill.records import Prompt
-
-if TYPE_CHECKING:
-    from distill.objectives.base import TeacherSignal
-    from distill.rows import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +88,3 @@ class Scorer(Teacher):
     @abstractmethod
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenScores]:
         """One TokenScores for each (prompt, response) pair, in order."""
-
-
-class LogitTeacher(Teacher):
-    """Serves its next-token distribution at the supervised positions of a batch."""
-
-    @abstractmethod
-    def signal(self, batch: Batch) -> TeacherSignal:
-        """The distribution at each supervised position, on the batch's device."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from distill.errors import TeacherError
 from distill.models import load_model, load_tokenizer, model_identity
 from distill.records import Prompt
-from distill.teachers.base import Completion, Generator, LogitTeacher, Sampling, Scorer, TokenScores
+from distill.teachers.base import Completion, Generator, Sampling, Scorer, TokenScores
+from distill.teachers.logits import LogitTeacher
 from distill.template import end_of_turn, prompt_tokens, response_tokens, stop_token_ids, token_texts
 
 if TYPE_CHECKING:

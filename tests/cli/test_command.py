@@ -33,7 +33,17 @@ def test_help_imports_nothing_heavy(name: str | None) -> None:
     assert imported_by(*([name] if name else []), "--help") == set()
 
 
-@pytest.mark.parametrize("args", [("configs",), ("recipe", "list"), ("--version",), ("records", "convert", "--help")])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("configs",),
+        ("recipe", "list"),
+        ("recipe", "idk_consensus", "--help"),
+        ("recipe", "negate", "--help"),
+        ("--version",),
+        ("records", "convert", "--help"),
+    ],
+)
 def test_a_listing_imports_nothing_heavy(args: tuple[str, ...]) -> None:
     assert imported_by(*args) == set()
 

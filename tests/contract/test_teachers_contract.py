@@ -20,7 +20,8 @@ import pytest
 import distill.teachers
 from distill.errors import TeacherError
 from distill.records import Message, Prompt
-from distill.teachers.base import Generator, LogitTeacher, Sampling, Scorer, Teacher
+from distill.teachers.base import Generator, Sampling, Scorer, Teacher
+from distill.teachers.logits import LogitTeacher
 
 PROMPTS: tuple[Prompt, ...] = tuple(
     (Message(role="user", content=text),) for text in ("Gold?", "What is the capital of France?", "מה בירת ישראל?")
