@@ -254,6 +254,8 @@ class RecordDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read, render, split and check; called by Lightning on every rank."""
+        if stage == "validate" and self._validation_path is None and not self._validation_fraction:
+            raise ConfigError("there are no validation records: set data.validation to a path, or data.validation_fraction")
         if stage in ("fit", "validate") and "train" not in self.stores:
             train = self._read(self._train_path)
             if self._validation_path is not None:

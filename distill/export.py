@@ -47,8 +47,8 @@ PROBES = (
 class Origin:
     """Where an exported model comes from; the content of distill.json.
 
-    base_model: name or folder of the model before training. records: sha256 of each manifest it was trained on.
-    step: optimiser steps taken. difference: largest difference of a log-probability between student and export (nats).
+    base_model: hub name of the model before training, or the name of its folder. records: sha256 of each manifest that it was
+    trained on. step: optimiser steps taken. difference: largest difference of a log-probability between student and export (nats).
     """
 
     base_model: str
@@ -114,7 +114,8 @@ def export(
     if records is None:
         records = [path for path in remembered if Path(path).exists()]
     origin = Origin(
-        base_model=module.student,
+        # Whoever gets the exported folder has no use for the path of a folder on this machine.
+        base_model=Path(module.student).resolve().name if Path(module.student).is_dir() else module.student,
         objectives=dict(module.hparams["objectives"]),
         records=tuple(manifest_hash(Path(path)) for path in records),
         step=step,

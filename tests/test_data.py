@@ -484,7 +484,7 @@ def test_negatives_without_any_positive_are_warned_about(
 
 
 def test_the_records_are_read_once_whatever_the_stages(module_of: Callable[..., RecordDataModule]) -> None:
-    module = module_of([line("a", "France", "Paris")])
+    module = module_of([line("a", "France", "Paris")], validation=[line("b", "Kenya", "Nairobi")])
     module.setup("fit")
     Path(module.hparams["train"]).unlink()
     module.setup("fit")
@@ -507,9 +507,10 @@ def test_a_senseless_setting_is_refused_at_once(
         module_of([line("a", "France", "Paris")], **arguments)
 
 
-def test_testing_without_test_records_says_what_to_set(module_of: Callable[..., RecordDataModule]) -> None:
-    with pytest.raises(ConfigError, match="data.test"):
-        module_of([line("a", "France", "Paris")]).setup("test")
+@pytest.mark.parametrize(("stage", "option"), [("validate", "data.validation_fraction"), ("test", "data.test")])
+def test_a_stage_without_records_says_what_to_set(stage: str, option: str, module_of: Callable[..., RecordDataModule]) -> None:
+    with pytest.raises(ConfigError, match=option):
+        module_of([line("a", "France", "Paris")]).setup(stage)
 
 
 def test_the_settings_are_kept_as_plain_json(module_of: Callable[..., RecordDataModule]) -> None:

@@ -16,6 +16,8 @@ from distill.errors import ExportError
 from distill.evaluate.rule import AbstentionRule
 from distill.export import Origin, export_model, manifest_hash, read_checkpoint
 from distill.models import load_model, load_tokenizer
+from distill.objectives import Likelihood
+from distill.student.module import StudentModule
 
 ORIGIN = Origin(
     base_model="tiny", objectives={"wrong": {"class_path": "distill.objectives.Unlikelihood", "init_args": {"weight": 0.2}}}
@@ -145,3 +147,13 @@ def test_the_hash_of_the_records_is_their_manifest_s(tmp_path: Path) -> None:
     assert manifest_hash(tmp_path) == manifest_hash(tmp_path / "records.jsonl") != alone
     with pytest.raises(ExportError, match="no records"):
         manifest_hash(tmp_path / "nothing" / "at.jsonl")
+
+
+def test_an_exported_folder_names_no_place_on_the_machine_that_trained_it(
+    tiny_model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tiny_model_folder("llama")
+    origin = exporting.export(StudentModule(student=str(folder), objectives={"say": Likelihood()}), tmp_path / "out")
+    assert origin.base_model == folder.name
+    texts = [path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix in (".md", ".json", ".jinja")]
+    assert not any(str(folder.parent) in text for text in texts)

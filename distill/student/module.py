@@ -54,7 +54,8 @@ class StudentModule(LightningModule):
         schedule: course of the learning rate after the warm-up: constant, or down to 0 at the last step, linear or as a cosine.
         train_layers: train only this many of the topmost transformer blocks and the final norm; embeddings, head and the blocks
             below stay as they are. Faster, and the student forgets less. None trains everything.
-        lora: train low-rank adapters instead of the weights themselves (needs the extra `peft`). Not together with train_layers.
+        lora: train low-rank adapters instead of the weights themselves (pip install 'distill[lora]'). Not together with
+            train_layers.
         gradient_checkpointing: forget the activations of each block and compute them again in the backward pass: about a third
             slower, far less memory.
         head_memory_mb: memory for the logits of one micro-batch (MiB); beyond it they are made chunk by chunk.
