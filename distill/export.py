@@ -48,7 +48,8 @@ class Origin:
     """Where an exported model comes from; the content of distill.json.
 
     base_model: hub name of the model before training, or the name of its folder. records: sha256 of each manifest that it was
-    trained on. step: optimiser steps taken. difference: largest difference of a log-probability between student and export (nats).
+    trained on. step: optimiser steps taken. difference: largest difference of a log-probability between student and export
+    (nats).
     """
 
     base_model: str
