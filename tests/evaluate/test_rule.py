@@ -16,7 +16,8 @@ def _signals(n: int = 4000, seed: int = 0) -> dict[str, np.ndarray]:
     answer_log_prob = -draw.exponential(2.0, n)
     p_idk = 1 / (1 + np.exp(-draw.normal(0, 2, n)))
     logit = 1.0 + 0.8 * answer_log_prob - 0.5 * np.log(p_idk / (1 - p_idk))
-    return dict(answer_log_prob=answer_log_prob, p_idk=p_idk, greedy_idk=p_idk > 0.5, right=draw.random(n) < 1 / (1 + np.exp(-logit)))
+    right = draw.random(n) < 1 / (1 + np.exp(-logit))
+    return dict(answer_log_prob=answer_log_prob, p_idk=p_idk, greedy_idk=p_idk > 0.5, right=right)
 
 
 def test_the_fit_finds_the_weights_that_made_the_data() -> None:
