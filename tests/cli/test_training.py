@@ -257,7 +257,14 @@ def test_a_setting_that_lightning_refuses_is_a_config_error(folder: Path) -> Non
 def test_a_stopped_fit_saves_its_last_step_and_says_so_in_its_exit_code(folder: Path, sent: signal.Signals, code: int) -> None:
     script = Path(__file__).with_name("toy_training.py")
     command = [sys.executable, str(script), "fit", "--config", "run.yaml", "--model.pause=0.05", "--trainer.max_epochs=200"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # Where the tests run as a background job SIGINT is ignored, and children inherit that.
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("step 6"):
