@@ -7,7 +7,7 @@ is at least t: the threshold and the penalty are one number.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,11 @@ RULE_FILE = "abstention.json"
 
 @dataclass(frozen=True, kw_only=True)
 class AbstentionRule:
-    """Answer where sigmoid(bias + answer * log p(answer) + idk * log-odds of p(IDK) + greedy * [greedy says IDK]) >= threshold.
+    """Answer where the confidence is at least `threshold`.
+
+    confidence = sigmoid(bias + answer * log p(answer) + idk * log-odds of p(IDK) + greedy * [greedy says IDK]), times `discount`
+    where p(IDK) > veto: an answer may look probable (every invented country is in Africa) while the model says, louder than it
+    does about anything real, that it does not know.
 
     log p(answer) is of the best answer that is no abstention, in nats, given its own opening; p(IDK) is the probability that the
     response begins with the abstention. `abstention` is the text that the model was trained to abstain with.
@@ -32,18 +36,22 @@ class AbstentionRule:
     greedy: float
     threshold: float
     abstention: str
+    veto: float = 1.0
+    discount: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.threshold <= 1.0:
-            raise ConfigError(
-                f"threshold = {self.threshold} is no probability: give a number from 0 (always answer) to 1 (never)"
-            )
+        for name in ("threshold", "veto", "discount"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{name} = {value} is no probability: give a number from 0 to 1 (threshold 0 always answers)")
 
     def confidence(
         self, answer_log_prob: NDArray[np.float64], p_idk: NDArray[np.float64], greedy_idk: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
         """The chance of being right, in [0, 1], for arrays of one shape."""
-        return _sigmoid(_features(answer_log_prob, p_idk, greedy_idk) @ np.array([self.bias, self.answer, self.idk, self.greedy]))
+        weights = np.array([self.bias, self.answer, self.idk, self.greedy])
+        chance = _sigmoid(_features(answer_log_prob, p_idk, greedy_idk) @ weights)
+        return chance * np.where(p_idk > self.veto, self.discount, 1.0)
 
     def save(self, folder: Path) -> None:
         """Write abstention.json beside the model it belongs to."""
@@ -106,20 +114,46 @@ def fit_rule(
     )
 
 
-def choose_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], majority_right: NDArray[np.bool_]) -> float:
-    """The threshold with the most truthful validation questions: right, or abstained where the untrained majority is wrong.
+def choose_threshold(confidence: NDArray[np.float64], gain: NDArray[np.float64]) -> float:
+    """The threshold from which answering gains most in all; gain (Q,) is what answering each question wins over abstaining on it.
 
-    Ties (a plateau of thresholds with the same decisions nearly always exists) go to the middle of the widest best stretch.
+    Many thresholds make the same decisions: the middle of the widest best stretch is taken.
+
+    >>> choose_threshold(np.array([0.9, 0.6, 0.2]), np.array([1.0, 1.0, -1.0]))
+    0.4
     """
-    order = np.argsort(confidence)
-    c = confidence[order]
-    # answering everything from position i on: those below abstain
-    gain = np.concatenate([[0], np.cumsum((~majority_right[order]).astype(int) - right[order].astype(int))])
-    best = np.flatnonzero(gain == gain.max())
-    edges = np.concatenate([[0.0], c, [1.0]])
-    widths = edges[best + 1] - edges[best]
-    i = best[int(np.argmax(widths))]
-    return float((edges[i] + edges[i + 1]) / 2)
+    order = np.argsort(confidence, kind="stable")
+    # total[i]: the gain of answering the questions from rank i on
+    total = np.concatenate([np.cumsum(gain[order][::-1])[::-1], [0.0]])
+    edges = np.concatenate([[0.0], confidence[order], [1.0]])
+    best = np.flatnonzero(total >= total.max() - 1e-12)
+    best = best[np.argmax(edges[best + 1] - edges[best])]
+    return float((edges[best] + edges[best + 1]) / 2)
+
+
+def set_threshold_and_veto(
+    rule: AbstentionRule,
+    *,
+    answer_log_prob: NDArray[np.float64],
+    p_idk: NDArray[np.float64],
+    greedy_idk: NDArray[np.bool_],
+    gain: NDArray[np.float64],
+) -> AbstentionRule:
+    """The same rule with the threshold and the veto that gain most together (see `choose_threshold`), on validation questions.
+
+    The discount is the threshold itself: a vetoed question is never answered at this threshold, and still keeps its place
+    among the vetoed ones when a user lowers it.
+    """
+    confidence = replace(rule, veto=1.0, discount=1.0).confidence(answer_log_prob, p_idk, greedy_idk)
+    best = (-np.inf, 0.5, 1.0)
+    for veto in np.unique(np.quantile(p_idk, np.linspace(0.05, 1, 96))):
+        allowed = p_idk <= veto
+        threshold = choose_threshold(confidence[allowed], gain[allowed])
+        won = float(gain[allowed & (confidence >= threshold)].sum())
+        if won > best[0] + 1e-12 or (abs(won - best[0]) <= 1e-12 and veto > best[2]):
+            best = (won, threshold, float(veto))
+    _, threshold, veto = best
+    return replace(rule, threshold=threshold, veto=min(veto, 1.0), discount=threshold)
 
 
 def _features(

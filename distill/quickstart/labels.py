@@ -76,13 +76,15 @@ def wrong_answers(fact: Fact, label: Answerability) -> tuple[str, ...]:
 class Recipe:
     """How a labelled question becomes records.
 
-    grading: "label" trains one way or the other, by the label; "agreement" trains both ways, the answer with weight agreement
-    and the abstention with weight 1 - agreement, so that no threshold cuts a scale in two. negatives: at most so many wrong
-    answers for each question. known_negatives: whether an answerable question has its minority answers as negatives.
-    abstention_weight: weight of the abstention as a negative on an answerable question; 0 for none.
+    Args:
+        grading: "label" trains one way or the other, by the label; "agreement" trains both ways, the answer with weight agreement
+            and the abstention with weight 1 - agreement, so that no threshold cuts a scale in two.
+        negatives: At most so many wrong answers for each question.
+        known_negatives: Whether an answerable question has its minority answers as negatives.
+        abstention_weight: Weight of the abstention as a negative on an answerable question; 0 for none.
     """
 
-    grading: Literal["label", "agreement"] = "label"
+    grading: Literal["label", "agreement"] = "agreement"
     negatives: int = 2
     known_negatives: bool = True
     abstention_weight: float = 0.0

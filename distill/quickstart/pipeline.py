@@ -19,7 +19,7 @@ from distill.consensus import Answerability, ConsensusLabeller, sample_until_set
 from distill.errors import ConfigError
 from distill.evaluate.abstention import Outcomes
 from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, signals, wrong_mass
-from distill.evaluate.rule import AbstentionRule, choose_threshold, fit_rule
+from distill.evaluate.rule import AbstentionRule, choose_threshold, fit_rule, set_threshold_and_veto
 from distill.quickstart.facts import Fact, Split, accepts, facts, short_answer, tidy
 from distill.quickstart.labels import (
     ABSTENTION,
@@ -43,6 +43,7 @@ SAMPLING = Sampling(temperature=1.0, max_tokens=8, stop=(". ", ",", ";", "\n"))
 SYSTEMS = ("base", "likelihood_only", "always_idk", "labeller", "student")
 TRAINED: tuple[Split, ...] = ("train", "made_up")
 RULE_SPLITS: tuple[Split, ...] = ("validation", "made_up_validation")
+MADE_UP_SHARE = 0.2
 NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is added up
 
 
@@ -50,11 +51,20 @@ NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is ad
 class Settings:
     """Everything that changes the quickstart's result.
 
-    student: hub name, folder, or the embedded small model. questions, validation, test: how many questions of each split are
-    used (0: all). samples: answers drawn for each question. rounds: how the training questions' samples are drawn, stopping
-    where the label is settled; they add up to samples. made_up: training questions about invented entities (others than the
-    evaluated ones). recipe: how labels become records. config: the training config.
-    train_args: further arguments of `distill fit`, such as --trainer.max_epochs=1.
+    Args:
+        student: Hub name, folder, or the embedded small model.
+        seed: Of the choice of training questions, the samples and the training.
+        questions: How many training questions about real things are used.
+        validation: How many validation questions; 0 for all.
+        test: How many test questions; 0 for all.
+        invented: How many test questions about invented things; 0 for all.
+        samples: Answers drawn for each question.
+        rounds: How the training questions' samples are drawn, stopping where the label is settled; they add up to samples.
+        made_up: Training questions about invented things, others than the ones of the test; 0 for none.
+        made_up_validation: Such questions that the answering rule is set on; 0 for all.
+        recipe: How labels become records.
+        config: The training config, by name or path.
+        train_args: Further arguments of `distill fit`, such as --trainer.max_epochs=1.
     """
 
     student: str = "smollm2-135m-instruct"
@@ -72,6 +82,11 @@ class Settings:
     train_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, least in {"questions": 1, "samples": 1, "validation": 0, "test": 0, "invented": 0, "made_up": 0}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give a whole number of at least {least}")
+        if self.made_up_validation < 0:
+            raise ConfigError(f"made_up_validation is {self.made_up_validation}; give a whole number of at least 0")
         if sum(self.rounds) != self.samples:
             raise ConfigError(f"rounds {list(self.rounds)} add up to {sum(self.rounds)}, not to samples = {self.samples}")
 
@@ -107,8 +122,10 @@ def main(argv: Sequence[str]) -> int:
 
 def run_quickstart(settings: Settings, out: Path, *, fresh: bool = False) -> dict[str, Any]:
     """Run what is not done yet and return the summary; see docs/tutorials/quickstart.md for each stage by hand."""
+    from distill.cli.configs import find_config
     from distill.quickstart.report import report
 
+    find_config(settings.config)  # a wrong name is an error now, not after an hour of sampling
     _check_settings(settings, out, fresh=fresh)
     clock = Clock(out / "seconds.json")
     with Run(out / "work") as run:
@@ -172,8 +189,8 @@ class Quickstart:
         """The agreement from which an answer is taken as known: the most truthful one on validation."""
         labels = [(asked.fact, asked.label(labeller(threshold=0.5))) for asked in self.samples["validation"]]
         agreement = np.array([label.agreement for _, label in labels])
-        right = np.array([majority_right(fact, label) for fact, label in labels])
-        threshold = float(np.clip(choose_threshold(agreement, right, right), 0.15, 0.75))
+        right = [majority_right(fact, label) for fact, label in labels]
+        threshold = float(np.clip(choose_threshold(agreement, truthful_gain(right, right)), 0.15, 0.75))
         print(f"agreement from which the model counts as knowing, chosen on {len(labels)} validation questions: {threshold:.2f}")
         return threshold
 
@@ -405,16 +422,29 @@ def choose(split: Split, limit: int, seed: int) -> list[Fact]:
 def fit_answering_rule(
     answers: Mapping[Split, Sequence[Answer]], right: Mapping[Split, Sequence[bool]], majority: Sequence[bool]
 ) -> AbstentionRule:
-    """Fit on all of RULE_SPLITS, so that a confident answer about nothing counts as wrong; threshold on real questions alone.
+    """The confidence is fitted on validation questions; made-up ones have a say, MADE_UP_SHARE of it, in threshold and veto.
 
     majority: whether the untrained model's majority answer is right, for each validation question.
     """
-    log_prob, p_idk, greedy = signals([answer for split in RULE_SPLITS for answer in answers[split]])
-    known = np.array([r for split in RULE_SPLITS for r in right[split]])
-    rule = fit_rule(answer_log_prob=log_prob, p_idk=p_idk, greedy_idk=greedy, right=known, abstention=ABSTENTION)
-    confidence = rule.confidence(*signals(answers["validation"]))
-    threshold = choose_threshold(confidence, np.array(right["validation"]), np.array(majority))
-    return dataclasses.replace(rule, threshold=threshold)
+    real, made_up = signals(answers["validation"]), signals(answers["made_up_validation"])
+    rule = fit_rule(
+        answer_log_prob=real[0],
+        p_idk=real[1],
+        greedy_idk=real[2],
+        right=np.array(right["validation"]),
+        abstention=ABSTENTION,
+        use=("answer",),  # adding p(IDK) and greedy IDK made the ranking of validation questions worse: docs/results.md
+    )
+    gain = [truthful_gain(right["validation"], majority) / len(real[0])]
+    if len(made_up[0]):
+        gain.append(np.full(len(made_up[0]), -MADE_UP_SHARE / len(made_up[0])))
+    log_prob, p_idk, greedy = (np.concatenate(pair) for pair in zip(real, made_up, strict=True))
+    return set_threshold_and_veto(rule, answer_log_prob=log_prob, p_idk=p_idk, greedy_idk=greedy, gain=np.concatenate(gain))
+
+
+def truthful_gain(right: Sequence[bool], majority: Sequence[bool]) -> np.ndarray:
+    """What answering wins over abstaining in the truthful count: +1, 0 or -1 for each question."""
+    return np.array(right, dtype=float) - ~np.array(majority, dtype=bool)
 
 
 @cache

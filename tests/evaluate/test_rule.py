@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.errors import ConfigError
-from distill.evaluate.rule import RULE_FILE, AbstentionRule, choose_threshold, fit_rule
+from distill.evaluate.rule import RULE_FILE, AbstentionRule, choose_threshold, fit_rule, set_threshold_and_veto
 
 
 def _signals(n: int = 4000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -54,16 +54,38 @@ def test_nothing_can_be_fitted_to_answers_that_are_all_wrong() -> None:
         fit_rule(**{**signals, "right": np.zeros(4000, dtype=bool)}, abstention="I don't know.")
 
 
-def test_the_threshold_is_the_most_truthful_one() -> None:
+def test_the_threshold_is_the_one_that_gains_most() -> None:
     draw = np.random.default_rng(0)
-    confidence, right = draw.random(200), draw.random(200) < 0.5
-    majority = right ^ (draw.random(200) < 0.2)
+    confidence, gain = draw.random(200), draw.choice([-1.0, 0.0, 1.0], 200)
 
-    def truthful(threshold: float) -> float:
-        return float(np.where(confidence >= threshold, right, ~majority).mean())
+    def won(threshold: float) -> float:
+        return float(gain[confidence >= threshold].sum())
 
-    chosen = choose_threshold(confidence, right, majority)
-    assert truthful(chosen) == max(truthful(t) for t in np.linspace(0, 1, 2001))
+    assert won(choose_threshold(confidence, gain)) == max(won(t) for t in np.linspace(0, 1, 2001))
+
+
+def _vetoed() -> tuple[AbstentionRule, dict[str, np.ndarray]]:
+    """Answers as probable as right ones, that only p(IDK) tells apart."""
+    rule = AbstentionRule(bias=2, answer=1, idk=0, greedy=0, threshold=0.5, abstention="I don't know.")
+    signals = dict(
+        answer_log_prob=np.array([-0.1, -0.2, -5.0, -0.1, -0.2]),
+        p_idk=np.array([0.1, 0.3, 0.4, 0.95, 0.9]),
+        greedy_idk=np.zeros(5, dtype=bool),
+    )
+    return set_threshold_and_veto(rule, **signals, gain=np.array([1.0, 1.0, -1.0, -1.0, -1.0])), signals
+
+
+def test_the_veto_abstains_where_the_answer_is_probable_and_the_abstention_more_so() -> None:
+    rule, signals = _vetoed()
+    assert (rule.confidence(**signals) >= rule.threshold).tolist() == [True, True, False, False, False]
+    assert 0.4 <= rule.veto < 0.9
+
+
+def test_a_threshold_of_zero_answers_everything_the_vetoed_last() -> None:
+    rule, signals = _vetoed()
+    confidence = rule.confidence(**signals)
+    assert (confidence >= 0).all()
+    assert confidence[:2].min() > confidence[3:].max() and confidence[3] > confidence[4]
 
 
 def test_a_rule_survives_its_file(tmp_path: Path) -> None:

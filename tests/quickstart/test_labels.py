@@ -58,7 +58,7 @@ def label(samples: list[str], fact: Fact = UKRAINE, *, threshold: float = 0.45, 
 
 
 def made(samples: list[str], fact: Fact = UKRAINE, *, band: float = 0.0, **recipe: Any) -> list[Record]:
-    return list(records(fact, label(samples, fact, band=band), Recipe(**recipe)))
+    return list(records(fact, label(samples, fact, band=band), Recipe(**({"grading": "label"} | recipe))))
 
 
 def penalised(record: Record) -> list[str]:
@@ -101,6 +101,13 @@ def test_weights_that_grade_by_agreement_share_one_unit_between_answer_and_abste
     assert [r.weight for r in made(KNOWN) if r.polarity == "positive"] == [1.0]
 
 
+def test_no_answer_is_trained_up_and_down_at_once() -> None:
+    for grading in ("agreement", "label"):
+        for samples in (KNOWN, UNKNOWN):
+            found = made(samples, grading=grading, negatives=100)
+            assert not set(of("positive", found)) & set(of("negative", found))
+
+
 def test_the_penalty_lies_on_the_fact_and_not_on_the_opening_or_the_stop() -> None:
     for samples, wanted in ((UNKNOWN, [" Lviv", " Odesa"]), (KNOWN, [" Lviv", " Odesa"])):
         negatives = [r for r in made(samples, negatives=2) if r.polarity == "negative"]
@@ -113,7 +120,7 @@ def test_no_more_negatives_than_asked_for() -> None:
 
 
 def test_the_control_takes_other_answers_in_place_of_the_own_ones() -> None:
-    found = list(records(UKRAINE, label(UNKNOWN), Recipe(negatives=2), instead=[" yen", " Oslo", " Fe"]))
+    found = list(records(UKRAINE, label(UNKNOWN), Recipe(grading="label", negatives=2), instead=[" yen", " Oslo", " Fe"]))
     assert [penalised(r) for r in found if r.polarity == "negative"] == [[" yen"], [" Oslo"]]
     assert of("positive", found) == [ABSTENTION]
 
