@@ -114,10 +114,10 @@ def fit_rule(
     )
 
 
-def choose_threshold(confidence: NDArray[np.float64], gain: NDArray[np.float64]) -> float:
+def choose_threshold(confidence: NDArray[np.float64], gain: NDArray[np.float64], *, at_most: float = 1.0) -> float:
     """The threshold from which answering gains most in all; gain (Q,) is what answering each question wins over abstaining on it.
 
-    Many thresholds make the same decisions: the middle of the widest best stretch is taken.
+    Many thresholds make the same decisions: the middle of the widest best stretch is taken. No threshold above `at_most` is.
 
     >>> choose_threshold(np.array([0.9, 0.6, 0.2]), np.array([1.0, 1.0, -1.0]))
     0.4
@@ -125,8 +125,9 @@ def choose_threshold(confidence: NDArray[np.float64], gain: NDArray[np.float64])
     order = np.argsort(confidence, kind="stable")
     # total[i]: the gain of answering the questions from rank i on
     total = np.concatenate([np.cumsum(gain[order][::-1])[::-1], [0.0]])
-    edges = np.concatenate([[0.0], confidence[order], [1.0]])
-    best = np.flatnonzero(total >= total.max() - 1e-12)
+    edges = np.minimum(np.concatenate([[0.0], confidence[order], [1.0]]), at_most)
+    allowed = np.flatnonzero((edges[:-1] < at_most) | (np.arange(len(total)) == 0))
+    best = allowed[total[allowed] >= total[allowed].max() - 1e-12]
     best = best[np.argmax(edges[best + 1] - edges[best])]
     return float((edges[best] + edges[best + 1]) / 2)
 
@@ -138,17 +139,25 @@ def set_threshold_and_veto(
     p_idk: NDArray[np.float64],
     greedy_idk: NDArray[np.bool_],
     gain: NDArray[np.float64],
+    known: NDArray[np.bool_],
+    over_refusal: float = 1.0,
 ) -> AbstentionRule:
     """The same rule with the threshold and the veto that gain most together (see `choose_threshold`), on validation questions.
 
+    known: questions that the untrained model can answer; of these at most the share `over_refusal` may be abstained on.
     The discount is the threshold itself: a vetoed question is never answered at this threshold, and still keeps its place
     among the vetoed ones when a user lowers it.
     """
     confidence = replace(rule, veto=1.0, discount=1.0).confidence(answer_log_prob, p_idk, greedy_idk)
     best = (-np.inf, 0.5, 1.0)
+    needed = int(np.ceil((1 - over_refusal) * known.sum()))
     for veto in np.unique(np.quantile(p_idk, np.linspace(0.05, 1, 96))):
         allowed = p_idk <= veto
-        threshold = choose_threshold(confidence[allowed], gain[allowed])
+        kept = np.sort(confidence[allowed & known])[::-1]
+        if len(kept) < needed:
+            continue  # this veto alone refuses too much
+        at_most = float(kept[needed - 1]) if needed else 1.0
+        threshold = choose_threshold(confidence[allowed], gain[allowed], at_most=at_most)
         won = float(gain[allowed & (confidence >= threshold)].sum())
         if won > best[0] + 1e-12 or (abs(won - best[0]) <= 1e-12 and veto > best[2]):
             best = (won, threshold, float(veto))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ SYSTEMS = ("base", "likelihood_only", "always_idk", "labeller", "student")
 TRAINED: tuple[Split, ...] = ("train", "made_up")
 RULE_SPLITS: tuple[Split, ...] = ("validation", "made_up_validation")
 MADE_UP_SHARE = 0.2
+OVER_REFUSAL = 0.2  # at most this share of what the untrained model knows may be refused, on validation
 NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is added up
 
 
@@ -241,6 +243,7 @@ class Quickstart:
                 *resume,
             ]
             print("distill " + " ".join(fit), flush=True)
+            logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # what hardware there is not, tips
             _succeed(distill_main(fit))
             _succeed(distill_main(["export", f"--checkpoint={_newest_checkpoint(folder)}", f"--out={folder / 'export'}"]))
 
@@ -439,7 +442,15 @@ def fit_answering_rule(
     if len(made_up[0]):
         gain.append(np.full(len(made_up[0]), -MADE_UP_SHARE / len(made_up[0])))
     log_prob, p_idk, greedy = (np.concatenate(pair) for pair in zip(real, made_up, strict=True))
-    return set_threshold_and_veto(rule, answer_log_prob=log_prob, p_idk=p_idk, greedy_idk=greedy, gain=np.concatenate(gain))
+    return set_threshold_and_veto(
+        rule,
+        answer_log_prob=log_prob,
+        p_idk=p_idk,
+        greedy_idk=greedy,
+        gain=np.concatenate(gain),
+        known=np.concatenate([np.array(majority, dtype=bool), np.zeros(len(made_up[0]), dtype=bool)]),
+        over_refusal=OVER_REFUSAL,
+    )
 
 
 def truthful_gain(right: Sequence[bool], majority: Sequence[bool]) -> np.ndarray:

@@ -72,7 +72,21 @@ def _vetoed() -> tuple[AbstentionRule, dict[str, np.ndarray]]:
         p_idk=np.array([0.1, 0.3, 0.4, 0.95, 0.9]),
         greedy_idk=np.zeros(5, dtype=bool),
     )
-    return set_threshold_and_veto(rule, **signals, gain=np.array([1.0, 1.0, -1.0, -1.0, -1.0])), signals
+    return set_threshold_and_veto(
+        rule, **signals, gain=np.array([1.0, 1.0, -1.0, -1.0, -1.0]), known=np.zeros(5, dtype=bool)
+    ), signals
+
+
+def test_no_more_than_the_allowed_share_of_what_is_known_is_refused() -> None:
+    draw = np.random.default_rng(1)
+    rule = AbstentionRule(bias=2, answer=1, idk=0, greedy=0, threshold=0.5, abstention="I don't know.")
+    known = draw.random(300) < 0.5
+    signals = dict(answer_log_prob=-draw.exponential(2, 300), p_idk=draw.random(300), greedy_idk=np.zeros(300, dtype=bool))
+    for share in (0.0, 0.1, 0.5):
+        found = set_threshold_and_veto(rule, **signals, gain=-np.ones(300), known=known, over_refusal=share)
+        refused = found.confidence(**signals)[known] < found.threshold
+        assert refused.mean() <= share
+        assert refused.mean() >= share - 0.02
 
 
 def test_the_veto_abstains_where_the_answer_is_probable_and_the_abstention_more_so() -> None:
