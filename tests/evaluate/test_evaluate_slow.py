@@ -142,4 +142,4 @@ def test_evaluate_refuses_questions_without_answers_and_a_threshold_without_a_ru
     assert main(["evaluate", str(tmp_path / "open.jsonl"), "--student", str(smollm2)]) == 2
     assert "'x' has no accepted answers" in capsys.readouterr().err
     assert main(["evaluate", str(questions), "--student", str(smollm2), "--threshold", "0.5"]) == 2
-    assert "has no abstention.json" in capsys.readouterr().err
+    assert "no abstention rule (abstention.json)" in capsys.readouterr().err
