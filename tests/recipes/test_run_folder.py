@@ -84,7 +84,7 @@ MEMORY = """
 import sys
 from distill.recipes import Lost, Run
 import numpy
-def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024  # MB; ru_maxrss starts at the parent's
+def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024  # MB
 def work(items): return [{"text": "x" * 2000, "n": item.value} for item in items]
 before = peak()
 with Run(sys.argv[1], quiet=True) as run:
