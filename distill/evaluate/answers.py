@@ -31,7 +31,8 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """text: the greedy answer after the opening. log_prob: of that answer given the opening (nats, whole answer, no end of turn).
+    """text: the greedy answer after the opening. log_prob: of that answer given the opening, or without one given that the
+    response is not the abstention, so that both mean the same (nats, whole answer, no end of turn).
 
     idk_log_prob: of the abstention as the response's beginning (nats). greedy_idk: greedy decoding begins with the abstention.
     """
@@ -81,12 +82,21 @@ def answer_questions(
     return [
         Answer(
             text=text,
-            log_prob=answer.log_prob,
+            log_prob=answer.log_prob - (0.0 if opening else _log_not(refusal.log_prob)),
             idk_log_prob=refusal.log_prob,
             greedy_idk=bool(refusal.greedy) and all(refusal.greedy),
         )
-        for text, answer, refusal in zip(written, answers, refusals, strict=True)
+        for text, opening, answer, refusal in zip(written, openings, answers, refusals, strict=True)
     ]
+
+
+def _log_not(log_prob: float) -> float:
+    """log(1 - p), bounded where p is 1 to the last digit.
+
+    >>> round(_log_not(math.log(0.75)), 6) == round(math.log(0.25), 6)
+    True
+    """
+    return math.log(max(-math.expm1(log_prob), 1e-9))
 
 
 def _answer_proper(text: str) -> str:

@@ -61,7 +61,22 @@ def test_each_question_gets_its_own_answer_with_or_without_an_opening() -> None:
     model = Scripted({(o or n): f" city of {n}." for n, o in zip(names, openings, strict=True)})
     found = answer_questions(model, [ask(n) for n in names], openings, abstention=IDK)
     assert [one.text for one in found] == [f" city of {n}" for n in names]
-    assert [one.log_prob for one in found] == pytest.approx([cost(f" city of {n}") for n in names])
+    not_idk = -math.log1p(-math.exp(cost("I don't know")))
+    wanted = [cost(f" city of {n}") + (0 if opening else not_idk) for n, opening in zip(names, openings, strict=True)]
+    assert [one.log_prob for one in found] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_an_answer_without_an_opening_is_as_probable_as_one_whose_opening_was_sure() -> None:
+    """A student that abstains first with .9 and else gives one answer for sure: the answer's own probability is 1, not .1."""
+
+    @dataclass(frozen=True)
+    class Abstainer(Scripted):
+        def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenScores]:
+            share = {"I don't know": 0.9, "Paris": 0.1}
+            return [TokenScores(tokens=(text,), log_probs=(math.log(share[text]),)) for text in responses]
+
+    [answer] = answer_questions(Abstainer({"France?": "Paris"}), [ask("France?")], [""], abstention=IDK)
+    assert answer.log_prob == pytest.approx(0.0, abs=1e-9)
 
 
 def test_only_a_question_without_an_opening_has_the_abstention_banned_as_its_start() -> None:
