@@ -24,9 +24,11 @@ import numpy as np
 
 from distill.evaluate.abstention import METRICS, Outcomes, accuracy_at_coverage
 from distill.evaluate.answers import Answer, signals
+from distill.quickstart.answering import RULE_SPLITS, fit_answering_rule
 from distill.quickstart.facts import Split
 from distill.quickstart.labels import Recipe, labeller, made_up_record, majority_right, records, wrong_answers
-from distill.quickstart.pipeline import RULE_SPLITS, Clock, Quickstart, Settings, fit_answering_rule
+from distill.quickstart.pipeline import Quickstart
+from distill.quickstart.settings import Clock, Settings
 from distill.recipes import Run
 from distill.records import Record, write_records
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill.consensus import Answerability, ConsensusLabeller, sample_until_settled
-from distill.errors import ConfigError
 from distill.evaluate.abstention import Outcomes
-from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, signals, wrong_mass
-from distill.evaluate.rule import AbstentionRule, choose_threshold, fit_rule, set_threshold_and_veto
+from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, wrong_mass
+from distill.evaluate.rule import AbstentionRule, choose_threshold
+from distill.quickstart.answering import RULE_SPLITS, Decide, always, by_rule, fit_answering_rule, never, truthful_gain
 from distill.quickstart.facts import Fact, Split, accepts, facts, short_answer, tidy
 from distill.quickstart.labels import (
     ABSTENTION,
-    Recipe,
     labeller,
     made_up_record,
     majority_record,
@@ -32,65 +28,17 @@ from distill.quickstart.labels import (
     records,
     wrong_answers,
 )
+from distill.quickstart.settings import Clock, Settings, check_folder
 from distill.recipes import Item, Run
-from distill.records.manifest import write_whole
 from distill.teachers.base import Completion, Sampling
 
 if TYPE_CHECKING:
     from distill.teachers.huggingface import HuggingFaceTeacher
 
-Decide = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 SAMPLING = Sampling(temperature=1.0, max_tokens=8, stop=(". ", ",", ";", "\n"))
 SYSTEMS = ("base", "likelihood_only", "always_idk", "labeller", "student")
 TRAINED: tuple[Split, ...] = ("train", "made_up")
-RULE_SPLITS: tuple[Split, ...] = ("validation", "made_up_validation")
-MADE_UP_SHARE = 0.2
-OVER_REFUSAL = 0.2  # at most this share of what the untrained model knows may be refused, on validation
 NEGATIVES_SCORED = 4  # known wrong answers per question whose probability is added up
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything that changes the quickstart's result.
-
-    Args:
-        student: Hub name, folder, or the embedded small model.
-        seed: Of the choice of training questions, the samples and the training.
-        questions: How many training questions about real things are used.
-        validation: How many validation questions; 0 for all.
-        test: How many test questions; 0 for all.
-        invented: How many test questions about invented things; 0 for all.
-        samples: Answers drawn for each question.
-        rounds: How the training questions' samples are drawn, stopping where the label is settled; they add up to samples.
-        made_up: Training questions about invented things, others than the ones of the test; 0 for none.
-        made_up_validation: Such questions that the answering rule is set on; 0 for all.
-        recipe: How labels become records.
-        config: The training config, by name or path.
-        train_args: Further arguments of `distill fit`, such as --trainer.max_epochs=1.
-    """
-
-    student: str = "smollm2-135m-instruct"
-    seed: int = 0
-    questions: int = 220
-    validation: int = 0
-    test: int = 0
-    invented: int = 0
-    samples: int = 10
-    rounds: tuple[int, ...] = (4, 3, 3)
-    made_up: int = 60
-    made_up_validation: int = 0
-    recipe: Recipe = Recipe()
-    config: str = "quickstart"
-    train_args: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, least in {"questions": 1, "samples": 1, "validation": 0, "test": 0, "invented": 0, "made_up": 0}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a whole number of at least {least}")
-        if self.made_up_validation < 0:
-            raise ConfigError(f"made_up_validation is {self.made_up_validation}; give a whole number of at least 0")
-        if sum(self.rounds) != self.samples:
-            raise ConfigError(f"rounds {list(self.rounds)} add up to {sum(self.rounds)}, not to samples = {self.samples}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +76,7 @@ def run_quickstart(settings: Settings, out: Path, *, fresh: bool = False) -> dic
     from distill.quickstart.report import report
 
     find_config(settings.config)  # a wrong name is an error now, not after an hour of sampling
-    _check_settings(settings, out, fresh=fresh)
+    check_folder(settings, out, fresh=fresh)
     clock = Clock(out / "seconds.json")
     with Run(out / "work") as run:
         quickstart = Quickstart(settings, out, run, clock)
@@ -139,25 +87,6 @@ def run_quickstart(settings: Settings, out: Path, *, fresh: bool = False) -> dic
             quickstart.train(name)
         systems = quickstart.evaluate(threshold)
         return report(systems, out=out, seconds=clock.seconds, seed=settings.seed, settings=dataclasses.asdict(settings))
-
-
-class Clock:
-    """Seconds by stage, added up over all starts of one run."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time one stage; what it took counts also when it is interrupted."""
-        print(f"\n== {name}", flush=True)
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
-            write_whole(self._path, json.dumps(self.seconds, indent=2) + "\n")
 
 
 class Quickstart:
@@ -183,9 +112,10 @@ class Quickstart:
 
     def ask_base(self) -> None:
         """Sample the untrained model on all questions that have an answer."""
-        for split, adaptive in (("train", True), ("validation", False), ("test", False)):
+        plan: tuple[tuple[Split, bool], ...] = (("train", True), ("validation", False), ("test", False))
+        for split, adaptive in plan:
             with self.clock.stage(f"sampling: {self.settings.samples} answers to each {split} question"):
-                self.samples[split] = self._sample(split, adaptive=adaptive)  # type: ignore[index, arg-type]
+                self.samples[split] = self._sample(split, adaptive=adaptive)
 
     def choose_label_threshold(self) -> float:
         """The agreement from which an answer is taken as known: the most truthful one on validation."""
@@ -259,7 +189,7 @@ class Quickstart:
             with self.clock.stage(f"evaluation: {name}"):
                 rule = self._fit_rule() if name == "student" else None
                 model = self._model(name)
-                decide = _always if rule is None else _by(rule)
+                decide = always if rule is None else by_rule(rule)
                 on_test, on_invented = self._answers(name, model, "test"), self._answers(name, model, "invented")
                 mass = self._wrong_mass(name, model, test, wrong)
                 found[name] = {
@@ -279,7 +209,7 @@ class Quickstart:
         return {
             "base": base,
             "likelihood_only": found["likelihood_only"],
-            "always_idk": {split: _never(found_before) for split, found_before in base.items()},
+            "always_idk": {split: never(found_before) for split, found_before in base.items()},
             "labeller": {"test": itself, "invented": self._labeller_on_invented(by)},
             "student": found["student"],
         }
@@ -422,71 +352,9 @@ def choose(split: Split, limit: int, seed: int) -> list[Fact]:
     return [asked[i] for i in order[: limit or len(asked)]]
 
 
-def fit_answering_rule(
-    answers: Mapping[Split, Sequence[Answer]], right: Mapping[Split, Sequence[bool]], majority: Sequence[bool]
-) -> AbstentionRule:
-    """The confidence is fitted on validation questions; made-up ones have a say, MADE_UP_SHARE of it, in threshold and veto.
-
-    majority: whether the untrained model's majority answer is right, for each validation question.
-    """
-    real, made_up = signals(answers["validation"]), signals(answers["made_up_validation"])
-    rule = fit_rule(
-        answer_log_prob=real[0],
-        p_idk=real[1],
-        greedy_idk=real[2],
-        right=np.array(right["validation"]),
-        abstention=ABSTENTION,
-        use=("answer",),  # adding p(IDK) and greedy IDK made the ranking of validation questions worse: docs/results.md
-    )
-    gain = [truthful_gain(right["validation"], majority) / len(real[0])]
-    if len(made_up[0]):
-        gain.append(np.full(len(made_up[0]), -MADE_UP_SHARE / len(made_up[0])))
-    log_prob, p_idk, greedy = (np.concatenate(pair) for pair in zip(real, made_up, strict=True))
-    return set_threshold_and_veto(
-        rule,
-        answer_log_prob=log_prob,
-        p_idk=p_idk,
-        greedy_idk=greedy,
-        gain=np.concatenate(gain),
-        known=np.concatenate([np.array(majority, dtype=bool), np.zeros(len(made_up[0]), dtype=bool)]),
-        over_refusal=OVER_REFUSAL,
-    )
-
-
-def truthful_gain(right: Sequence[bool], majority: Sequence[bool]) -> np.ndarray:
-    """What answering wins over abstaining in the truthful count: +1, 0 or -1 for each question."""
-    return np.array(right, dtype=float) - ~np.array(majority, dtype=bool)
-
-
 @cache
 def _by_id() -> Mapping[str, Fact]:
     return {fact.id: fact for fact in facts()}
-
-
-def _always(log_prob: np.ndarray, p_idk: np.ndarray, greedy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A model without a rule answers everything, and is as sure as its answer is probable."""
-    return log_prob, np.ones(len(log_prob), dtype=bool)
-
-
-def _by(rule: AbstentionRule) -> Decide:
-    def decide(log_prob: np.ndarray, p_idk: np.ndarray, greedy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        confidence = rule.confidence(log_prob, p_idk, greedy)
-        return confidence, confidence >= rule.threshold
-
-    return decide
-
-
-def _never(base: Outcomes) -> Outcomes:
-    """Someone who says "I don't know" to everything: no answer, and nothing to rank by."""
-    nothing = np.zeros(len(base.right))
-    return dataclasses.replace(
-        base,
-        answered=np.zeros_like(base.answered),
-        confidence=nothing,
-        p_idk=nothing + 1,
-        answer_log_prob=nothing,
-        negative_mass=nothing,
-    )
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
@@ -498,23 +366,3 @@ def _newest_checkpoint(folder: Path) -> Path | None:
 def _succeed(code: int) -> None:
     if code:
         raise SystemExit(code)
-
-
-def _check_settings(settings: Settings, out: Path, *, fresh: bool) -> None:
-    """One folder holds one run: other settings in the same folder would mix two."""
-    path = out / "settings.json"
-    now = json.loads(json.dumps(dataclasses.asdict(settings)))
-    if fresh and out.exists():
-        number = 1
-        while (aside := out.with_name(f"{out.name}.old{number}")).exists():
-            number += 1
-        out.rename(aside)
-        print(f"the earlier run is now in {aside}")
-    if path.exists():
-        before = json.loads(path.read_text())
-        changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
-        if changed:
-            what = ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in changed)
-            raise ConfigError(f"{out} holds a run with other settings ({what}); choose another --out, or start over with --fresh")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(now, indent=2) + "\n")
