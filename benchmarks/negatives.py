@@ -15,7 +15,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from distill.evaluate.abstention import METRICS, Outcomes, accuracy_at_coverage
 from distill.evaluate.answers import Answer, signals
 from distill.quickstart.answering import RULE_SPLITS, fit_answering_rule
 from distill.quickstart.facts import Split
-from distill.quickstart.labels import Recipe, labeller, made_up_record, majority_right, records, wrong_answers
+from distill.quickstart.labels import Recipe, all_records, labeller, made_up_record, majority_right
 from distill.quickstart.pipeline import Quickstart
 from distill.quickstart.settings import Clock, Settings
 from distill.recipes import Run
-from distill.records import Record, write_records
+from distill.records import write_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,28 +40,27 @@ class Arm:
     recipe: Recipe = Recipe()
     weight: float = 0.2
     objective: Mapping[str, Any] = field(default_factory=lambda: {"class_path": "Unlikelihood", "init_args": {"margin": 0.1}})
-    shuffled: bool = False
     protect: str = "first_difference"
     made_up: int = 60
 
 
-LABEL = Recipe(grading="label")
-GRADED = Recipe(grading="agreement")
-NONE = Recipe(negatives=0)
+LABEL = Recipe(grading="label", guesses="own")
+GRADED = Recipe(grading="agreement", guesses="own")
+NONE = Recipe(grading="label", negatives=0)
 ARMS: dict[str, Arm] = {
     "labels": Arm(recipe=NONE, weight=0),
     "graded": Arm(recipe=dataclasses.replace(GRADED, negatives=0), weight=0),
     "own": Arm(recipe=LABEL),
     "own_0.5": Arm(recipe=LABEL, weight=0.5),
     "own_1": Arm(recipe=LABEL, weight=1.0),
-    "shuffled": Arm(recipe=LABEL, shuffled=True),
+    "shuffled": Arm(recipe=dataclasses.replace(LABEL, guesses="others")),
     "unknown_only": Arm(recipe=dataclasses.replace(LABEL, known_negatives=False)),
     "idk_negative": Arm(recipe=dataclasses.replace(NONE, abstention_weight=1.0)),
     "cringe": Arm(recipe=LABEL, objective={"class_path": "Cringe", "init_args": {}}),
     "graded_own": Arm(recipe=GRADED),
     "graded_own_0.5": Arm(recipe=GRADED, weight=0.5),
     "graded_own_1": Arm(recipe=GRADED, weight=1.0),
-    "graded_shuffled": Arm(recipe=GRADED, shuffled=True),
+    "graded_shuffled": Arm(recipe=dataclasses.replace(GRADED, guesses="others")),
     "graded_cringe": Arm(recipe=GRADED, objective={"class_path": "Cringe", "init_args": {}}),
 }
 
@@ -71,14 +70,7 @@ class Study(Quickstart):
 
     def write_arm(self, name: str, arm: Arm, threshold: float) -> None:
         labelled = [(asked.fact, asked.label(labeller(threshold=threshold))) for asked in self.samples["train"]]
-        draw = np.random.default_rng([self.settings.seed, 1])
-        written: list[Record] = []
-        for fact, label in labelled:
-            instead: Sequence[str] = ()
-            if arm.shuffled:  # wrong answers of another question of the same topic: right wording, no truth about this one
-                others = [(f, one) for f, one in labelled if f.topic == fact.topic and f.id != fact.id and wrong_answers(f, one)]
-                instead = wrong_answers(*others[int(draw.integers(len(others)))])
-            written += records(fact, label, arm.recipe, instead=instead)
+        written = list(all_records(labelled, arm.recipe, seed=self.settings.seed))
         written += [made_up_record(fact) for fact in self.questions["made_up"][: arm.made_up]]
         write_records(written, self._folder(name) / "records")
 

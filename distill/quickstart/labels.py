@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from distill.consensus import AliasMatch, Answerability, AnyOf, Cluster, ConsensusLabeller, NumberMatch
+import numpy as np
+
+from distill.consensus import AliasMatch, Answerability, AnyOf, Cluster, ConsensusLabeller, NumberMatch, normalise
 from distill.consensus.labellers import no_answer
 from distill.quickstart.facts import Fact, accepts, simplify
 from distill.records import Polarity, Record, Span, make_id
@@ -80,12 +82,16 @@ class Recipe:
         grading: "label" trains one way or the other, by the label; "agreement" trains both ways, the answer with weight agreement
             and the abstention with weight 1 - agreement, so that no threshold cuts a scale in two.
         negatives: At most so many wrong answers for each question.
+        guesses: Whose wrong answers they are: "own", what the model said to this question, or "others", what it said to another
+            question of the same kind, drawn at random: its favourite guesses, which it brings out for every question it cannot
+            answer. No accepted answer is looked at for either.
         known_negatives: Whether an answerable question has its minority answers as negatives.
         abstention_weight: Weight of the abstention as a negative on an answerable question; 0 for none.
     """
 
     grading: Literal["label", "agreement"] = "agreement"
     negatives: int = 2
+    guesses: Literal["own", "others"] = "others"
     known_negatives: bool = True
     abstention_weight: float = 0.0
 
@@ -112,13 +118,35 @@ def records(fact: Fact, label: Answerability, recipe: Recipe, *, instead: Sequen
         yield replace(_record(fact, ABSTENTION, "negative", evidence), weight=recipe.abstention_weight)
     if known and not recipe.known_negatives:
         return
-    # By agreement the majority answer is trained up, if ever so little, so it is nobody's negative.
-    guesses = answers[1:] if known or recipe.grading == "agreement" else answers
-    for text in (list(instead) or guesses)[: recipe.negatives]:
+    for text in (list(instead) or _guesses(label, recipe))[: recipe.negatives]:
         # only the fact is penalised: the opening and the full stop are what a right answer needs too
         start = len(fact.start)
         span = Span(start=start, end=start + len(text), polarity="negative")
         yield replace(_record(fact, fact.respond(text), "negative", evidence), spans=(span,))
+
+
+def all_records(labelled: Sequence[tuple[Fact, Answerability]], recipe: Recipe, *, seed: int) -> Iterator[Record]:
+    """The records of all labelled questions, each with its own guesses or another's as negatives."""
+    draw = np.random.default_rng([seed, 1])
+    guesses = {fact.id: _guesses(label, recipe) for fact, label in labelled}
+    for fact, label in labelled:
+        instead: Sequence[str] = ()
+        if recipe.guesses == "others":
+            pool = [other.id for other, _ in labelled if other.topic == fact.topic and other.id != fact.id and guesses[other.id]]
+            own = normalise(label.answer or "")
+            drawn = guesses[pool[int(draw.integers(len(pool)))]] if pool else []
+            instead = [text for text in drawn if normalise(text) != own]
+            if not instead:
+                yield from records(fact, label, replace(recipe, negatives=0))
+                continue
+        yield from records(fact, label, recipe, instead=instead)
+
+
+def _guesses(label: Answerability, recipe: Recipe) -> list[str]:
+    """What the model said and should not have; by agreement the majority answer is trained up, so it is no negative."""
+    answers = [_wording(cluster) for cluster in label.clusters if not no_answer(cluster.answer)]
+    known = label.label == "answerable" and label.answer is not None
+    return answers[1:] if known or recipe.grading == "agreement" else answers
 
 
 def made_up_record(fact: Fact) -> Record:

@@ -21,11 +21,11 @@ from distill.quickstart.answering import RULE_SPLITS, Decide, always, by_rule, f
 from distill.quickstart.facts import Fact, Split, accepts, facts, short_answer, tidy
 from distill.quickstart.labels import (
     ABSTENTION,
+    all_records,
     labeller,
     made_up_record,
     majority_record,
     majority_right,
-    records,
     wrong_answers,
 )
 from distill.quickstart.settings import Clock, Settings, check_folder
@@ -134,7 +134,7 @@ class Quickstart:
 
         by = labeller(threshold=threshold)
         labelled = [(asked.fact, asked.label(by)) for asked in self.samples["train"]]
-        own = [record for fact, label in labelled for record in records(fact, label, self.settings.recipe)]
+        own = list(all_records(labelled, self.settings.recipe, seed=self.settings.seed))
         own += [made_up_record(fact) for fact in self.questions["made_up"]] if self.settings.made_up else []
         about = Manifest(
             recipe="quickstart",
