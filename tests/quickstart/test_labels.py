@@ -16,6 +16,7 @@ from distill.quickstart.labels import (
     ABSTENTION,
     EQUIVALENCE,
     Recipe,
+    all_records,
     labeller,
     made_up_record,
     majority_record,
@@ -212,3 +213,31 @@ def test_every_question_has_its_own_ids_even_with_the_same_answers() -> None:
     poland = Fact(id="capital-PL", entity="Poland", topic="capital", accepted=("Warsaw",), split="train")
     ids = Counter(r.id for fact in (UKRAINE, poland) for r in made(UNKNOWN, fact))
     assert max(ids.values()) == 1
+
+
+PERU = Fact(id="capital-PE", entity="Peru", topic="capital", accepted=("Lima",), split="train")
+
+
+def test_another_questions_guesses_are_of_its_kind_and_never_ones_own_answer() -> None:
+    labelled = [
+        (UKRAINE, label(KNOWN)),
+        (PERU, label([" Lima"] * 5 + [" Kyiv", " Bogota", " Quito"], PERU)),
+        (GOLD, label([" 79"] * 5 + [" 80", " 47"], GOLD)),
+    ]
+    for seed in range(5):
+        found = list(all_records(labelled, Recipe(guesses="others", negatives=9), seed=seed))
+        negatives = {fact.id: {text for r in found if r.group == fact.id for text in penalised(r)} for fact, _ in labelled}
+        assert negatives["capital-UA"] == {" Bogota", " Quito"}  # Peru's guesses without Kyiv, which Ukraine is trained to say
+        assert negatives["capital-PE"] == {" Lviv", " Odesa"}
+        assert negatives["number-79"] == set()  # no other question of its kind
+
+
+def test_ones_own_guesses_are_taken_where_that_is_asked_for() -> None:
+    labelled = [(UKRAINE, label(KNOWN)), (PERU, label([" Lima"] * 5 + [" Bogota"], PERU))]
+    found = list(all_records(labelled, Recipe(guesses="own"), seed=0))
+    assert found == [r for fact, one in labelled for r in records(fact, one, Recipe(guesses="own"))]
+
+
+def test_whose_guesses_they_are_depends_on_the_seed_alone() -> None:
+    labelled = [(UKRAINE, label(KNOWN)), (PERU, label(UNKNOWN, PERU))]
+    assert list(all_records(labelled, Recipe(), seed=3)) == list(all_records(labelled, Recipe(), seed=3))
