@@ -75,7 +75,7 @@ def risk_coverage(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
 
 def aurc(confidence: Floats, right: Bools) -> float:
     """Area under the risk-coverage curve: the mean over all coverages of the error rate among those answered. Lower is better."""
-    return float(risk_coverage(confidence, right)[1].mean())
+    return _mean(risk_coverage(confidence, right)[1])
 
 
 def accuracy_at_coverage(confidence: Floats, right: Bools, coverage: float) -> float:

@@ -104,3 +104,8 @@ def test_a_paired_difference_of_a_system_with_itself_is_exactly_zero() -> None:
 def test_a_paired_difference_refuses_other_questions() -> None:
     with pytest.raises(ConfigError, match="same questions"):
         paired_difference(_outcomes(60), _outcomes(30), "accuracy")
+
+
+def test_no_questions_have_no_figures_rather_than_a_warning() -> None:
+    nothing = _outcomes().take(np.array([], dtype=int))
+    assert all(np.isnan(value) for value in measure(nothing).values())
