@@ -66,9 +66,9 @@ def groups(tokenizer: Any, *, questions: int, shots: int) -> list[list[Any]]:
 
 def ours(model: Any, rendered: list[list[Any]], pad_id: int) -> Callable[[], Any]:
     """The loss as StudentModule computes it."""
+    from distill.head import objective_values
     from distill.objectives import Likelihood, Unlikelihood, reduce
     from distill.rows import shared_rows
-    from distill.student.head import objective_values
 
     objectives = {"likelihood": Likelihood(), "unlikelihood": Unlikelihood(weight=WEIGHT)}
 

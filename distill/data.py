@@ -126,13 +126,11 @@ class RecordLoader:
             views = [self.store.group(group, plan.keep_E) for group in groups]
         else:
             views = [[self.store.unsupervised(0)]]
-        counts = {
-            "positives_in_step": int(plan.positives_in_step[index]),
-            "negatives_in_step": int(plan.negatives_in_step[index]),
-        }
+        in_step = plan.in_step[index]
         if self.shared:
-            return shared_rows(views, self._pad_id, **counts)
-        return plain_rows([view for group in views for view in group], self._pad_id, **counts)
+            return shared_rows(views, self._pad_id, in_step=in_step)
+        flat = [view for group in views for view in group]
+        return plain_rows(flat, self._pad_id, in_step=in_step, prompts=[view.prompt for view in flat])
 
     def _layout(self) -> dict[str, Any]:
         """What must not change within an epoch for the rest of it to be the same."""

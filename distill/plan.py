@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.rows import StepCounts
+
 if TYPE_CHECKING:
     from distill.store import ExampleStore, GroupSizes
 
@@ -21,14 +23,12 @@ Ints = NDArray[np.int64]
 class EpochPlan:
     """One rank's micro-batches of one epoch.
 
-    groups: the groups of each micro-batch (empty where this rank has none). positives_in_step, negatives_in_step: for each
-    micro-batch, the supervised positions of its whole optimiser step, over all micro-batches and ranks. keep_E: which
-    examples take part in this epoch.
+    groups: the groups of each micro-batch (empty where this rank has none). in_step: for each micro-batch, what its whole
+    optimiser step holds, over all micro-batches and ranks. keep_E: which examples take part in this epoch.
     """
 
     groups: list[Ints]
-    positives_in_step: Ints
-    negatives_in_step: Ints
+    in_step: list[StepCounts]
     keep_E: NDArray[np.bool_]
 
 
@@ -76,15 +76,16 @@ def plan_epoch(
     )
     # The groups of one micro-batch over all ranks are neighbours in length; dealt out one by one, each rank gets its share.
     whole = [micro for step in steps for micro in _cut(step, micro_size, accumulate)][:limit]
-    positives = np.array([sizes.positives_G[micro].sum() for micro in whole], dtype=np.int64)
-    negatives = np.array([sizes.negatives_G[micro].sum() for micro in whole], dtype=np.int64)
     step_of = np.arange(len(whole)) // accumulate
-    return EpochPlan(
-        groups=[micro[rank::world] for micro in whole],
-        positives_in_step=np.bincount(step_of, positives).astype(np.int64)[step_of],
-        negatives_in_step=np.bincount(step_of, negatives).astype(np.int64)[step_of],
-        keep_E=keep_E,
-    )
+    return EpochPlan(groups=[micro[rank::world] for micro in whole], in_step=_step_counts(sizes, whole, step_of), keep_E=keep_E)
+
+
+def _step_counts(sizes: GroupSizes, whole: list[Ints], step_of: Ints) -> list[StepCounts]:
+    totals = {}
+    for name, count_G in sizes.counts_G.items():
+        of_micro = np.array([count_G[micro].sum() for micro in whole], dtype=np.int64)
+        totals[name] = np.bincount(step_of, of_micro).astype(np.int64)[step_of] if len(whole) else of_micro
+    return [StepCounts(**{name: int(total[micro]) for name, total in totals.items()}) for micro in range(len(whole))]
 
 
 def _steps(length_G: Ints, step_size: int, bucket_window: int, random: np.random.Generator | None) -> list[Ints]:

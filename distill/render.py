@@ -27,7 +27,7 @@ class Example:
 
     token_ids[:prompt_length] is the prompt, the same for all completions of a group. weight: one per token, 0 where nothing
     is learned, never above 0 at index 0 (nothing predicts the first token). negative: one per token, True where the token is
-    to be avoided.
+    to be avoided. own: the student itself wrote the response.
     """
 
     record_id: str
@@ -36,6 +36,7 @@ class Example:
     prompt_length: int
     weight: tuple[float, ...]
     negative: tuple[bool, ...]
+    own: bool = False
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -20,9 +20,41 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from distill.errors import RenderError
-from distill.objectives.base import Targets
+from distill.objectives.base import Objective, SequenceObjective, Targets, TokenObjective
+from distill.objectives.hidden import HiddenObjective
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCounts:
+    """What a whole optimiser step holds, over all its micro-batches and ranks: the denominators of the losses.
+
+    positives, negatives: supervised positions of that polarity. own_positives: those of the positives that lie in responses
+    which the student itself wrote. positive_sequences, negative_sequences: responses. pairs: a positive and a negative response
+    to one prompt.
+    """
+
+    positives: int
+    negatives: int
+    own_positives: int = 0
+    positive_sequences: int = 0
+    negative_sequences: int = 0
+    pairs: int = 0
+
+    def of(self, objective: Objective) -> int:
+        """How many positions or units the objective is averaged over."""
+        if isinstance(objective, SequenceObjective):
+            by_unit = {
+                "positive": self.positive_sequences,
+                "negative": self.negative_sequences,
+                "sequence": self.positive_sequences + self.negative_sequences,
+                "pair": self.pairs,
+            }
+            return by_unit[objective.unit]
+        assert isinstance(objective, TokenObjective | HiddenObjective)
+        positives = self.positives if objective.own_samples else self.positives - self.own_positives
+        return {"positive": positives, "negative": self.negatives, "all": positives + self.negatives}[objective.positions]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +65,9 @@ class Batch:
     (B, 1, T, T) for prefix-shared rows (True = query row may see key column). gather_N: int64 index into the flattened
     (B*T) hidden states: the state that predicts targets.token_N (the shift is already made; in a prefix-shared row the
     last prompt position predicts the first token of every completion). record_ids: one per sequence, indexed by
-    targets.sequence_N. positives_in_step, negatives_in_step: number of supervised positions of that polarity in the whole
-    optimiser step this micro-batch belongs to, over all its micro-batches and ranks: the denominators of the losses.
+    targets.sequence_N. prompt_S: one per sequence, equal numbers where group and prompt are equal. in_step: what the whole
+    optimiser step holds that this micro-batch belongs to. other: the same responses in another tokenizer's tokens, for a
+    teacher that reads those.
     """
 
     input_ids_BT: Tensor
@@ -43,35 +76,27 @@ class Batch:
     gather_N: Tensor
     targets: Targets
     record_ids: tuple[str, ...]
-    positives_in_step: int
-    negatives_in_step: int
+    prompt_S: Tensor
+    in_step: StepCounts
+    other: OtherTokens | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
-        targets, teacher = self.targets, self.targets.teacher
-        if teacher is not None:
-            teacher = replace(
-                teacher,
-                ids_NK=teacher.ids_NK.to(device),
-                log_probs_NK=teacher.log_probs_NK.to(device),
-                rest_N=teacher.rest_N.to(device),
-            )
         return replace(
             self,
             input_ids_BT=self.input_ids_BT.to(device),
             position_ids_BT=self.position_ids_BT.to(device),
             attention_mask=self.attention_mask.to(device),
             gather_N=self.gather_N.to(device),
-            targets=replace(
-                targets,
-                token_N=targets.token_N.to(device),
-                weight_N=targets.weight_N.to(device),
-                negative_N=targets.negative_N.to(device),
-                sequence_N=targets.sequence_N.to(device),
-                teacher=teacher,
-                reference_N=None if targets.reference_N is None else targets.reference_N.to(device),
-            ),
+            targets=self.targets.to(device),
+            prompt_S=self.prompt_S.to(device),
+            other=None if self.other is None else self.other.to(device),
         )
+
+    @property
+    def token_index_N(self) -> Tensor:
+        """Which token of its own sequence, prompt included, each supervised position predicts: the key of a stored signal."""
+        return self.position_ids_BT.flatten()[self.gather_N] + 1
 
     @property
     def real_BT(self) -> Tensor:
@@ -80,10 +105,27 @@ class Batch:
         return mask if mask.dim() == 2 else mask[:, 0].diagonal(dim1=-2, dim2=-1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OtherTokens:
+    """The responses of a batch in a teacher's own tokens. batch: rows and supervised positions as the teacher reads them, its
+    sequences numbered as the student's. span_N, span_M: which stretch of text, delimited by both tokenizers, the student's and
+    the teacher's supervised positions belong to; -1 none.
+    """
+
+    batch: Batch
+    span_N: Tensor
+    span_M: Tensor
+
+    def to(self, device: torch.device | str) -> OtherTokens:
+        """The same tokens on `device`."""
+        return OtherTokens(batch=self.batch.to(device), span_N=self.span_N.to(device), span_M=self.span_M.to(device))
+
+
 class SupervisedTokens(Protocol):
     """What a row is built from; `render.Example` and the data module's compact store both look like this.
 
     token_ids, weight, negative have one entry per token of prompt and response; weight 0 means that no loss sees the token.
+    own: the student itself wrote the response.
     """
 
     @property
@@ -96,6 +138,8 @@ class SupervisedTokens(Protocol):
     def weight(self) -> ArrayLike: ...
     @property
     def negative(self) -> ArrayLike: ...
+    @property
+    def own(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -109,55 +153,54 @@ class _Rows:
     gather: list[NDArray[np.int64]]  # per sequence: columns of its row
     targets: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]]  # per sequence: token, weight, negative
     record_ids: list[str]
+    own: list[bool]  # per sequence
 
 
 def plain_rows(
-    examples: Sequence[SupervisedTokens],
-    pad_id: int,
-    *,
-    positives_in_step: int | None = None,
-    negatives_in_step: int | None = None,
+    examples: Sequence[SupervisedTokens], pad_id: int, *, in_step: StepCounts | None = None, prompts: Sequence[int] | None = None
 ) -> Batch:
     """One padded row per example.
 
-    The counts of the optimiser step default to the batch's own.
+    prompts: a number per example, equal where group and prompt are; by default examples with the same prompt tokens have the
+    same. in_step: by default the batch's own counts.
     """
-    rows = _Rows([], [], [], [], [], [], [])
+    rows = _Rows([], [], [], [], [], [], [], [])
+    seen: dict[bytes, int] = {}
     for example in examples:
         _append_row(rows, [example], prompt_length=0)
-    return _collate(rows, pad_id, shared=False, positives_in_step=positives_in_step, negatives_in_step=negatives_in_step)
+    if prompts is None:
+        prompts = [seen.setdefault(_prompt_bytes(example), len(seen)) for example in examples]
+    return _collate(rows, pad_id, shared=False, prompts=prompts, in_step=in_step)
 
 
-def shared_rows(
-    groups: Sequence[Sequence[SupervisedTokens]],
-    pad_id: int,
-    *,
-    positives_in_step: int | None = None,
-    negatives_in_step: int | None = None,
-) -> Batch:
+def shared_rows(groups: Sequence[Sequence[SupervisedTokens]], pad_id: int, *, in_step: StepCounts | None = None) -> Batch:
     """One row `[prompt, completion 1, ..., completion C]` per distinct prompt of each group.
 
     A completion sees the prompt and itself, and its positions go on from the prompt's end, so that each computes what it
-    would have computed in a row of its own. The counts of the optimiser step default to the batch's own.
+    would have computed in a row of its own. in_step: by default the batch's own counts.
 
     >>> from types import SimpleNamespace as Example
-    >>> yes = Example(record_id="a", token_ids=[5, 6, 1, 9], prompt_length=2, weight=[0, 0, 1, 1], negative=[False] * 4)
-    >>> no = Example(record_id="b", token_ids=[5, 6, 2, 9], prompt_length=2, weight=[0, 0, 1, 0], negative=[True] * 4)
+    >>> both = {"prompt_length": 2, "own": False}
+    >>> yes = Example(record_id="a", token_ids=[5, 6, 1, 9], weight=[0, 0, 1, 1], negative=[False] * 4, **both)
+    >>> no = Example(record_id="b", token_ids=[5, 6, 2, 9], weight=[0, 0, 1, 0], negative=[True] * 4, **both)
     >>> batch = shared_rows([[yes, no]], pad_id=0)
     >>> batch.input_ids_BT.tolist()  # the second completion is predicted by the prompt's last state alone
     [[5, 6, 1]]
     >>> batch.gather_N.tolist(), batch.targets.token_N.tolist()
     ([1, 2, 1], [1, 9, 2])
     """
-    rows = _Rows([], [], [], [], [], [], [])
+    rows = _Rows([], [], [], [], [], [], [], [])
     for group in groups:
         by_prompt: dict[bytes, list[SupervisedTokens]] = {}
         for example in group:
-            prompt = np.asarray(example.token_ids[: example.prompt_length], dtype=np.int64)  # type: ignore[index]
-            by_prompt.setdefault(prompt.tobytes(), []).append(example)
+            by_prompt.setdefault(_prompt_bytes(example), []).append(example)
         for examples in by_prompt.values():
             _append_row(rows, examples, prompt_length=examples[0].prompt_length)
-    return _collate(rows, pad_id, shared=True, positives_in_step=positives_in_step, negatives_in_step=negatives_in_step)
+    return _collate(rows, pad_id, shared=True, prompts=rows.row_of, in_step=in_step)
+
+
+def _prompt_bytes(example: SupervisedTokens) -> bytes:
+    return np.asarray(example.token_ids[: example.prompt_length], dtype=np.int64).tobytes()  # type: ignore[index]
 
 
 def fed_length(weight: NDArray[np.float32], prompt_length: int) -> int:
@@ -187,6 +230,7 @@ def _append_row(rows: _Rows, examples: Sequence[SupervisedTokens], *, prompt_len
         rows.targets.append((ids[where], weight[where], np.asarray(example.negative, dtype=bool)[where]))
         rows.row_of.append(row)
         rows.record_ids.append(example.record_id)
+        rows.own.append(example.own)
         if end > prompt_length:
             tokens.append(ids[prompt_length:end])
             positions.append(np.arange(prompt_length, end))
@@ -197,7 +241,7 @@ def _append_row(rows: _Rows, examples: Sequence[SupervisedTokens], *, prompt_len
     rows.segments.append(np.concatenate(segments))
 
 
-def _collate(rows: _Rows, pad_id: int, *, shared: bool, positives_in_step: int | None, negatives_in_step: int | None) -> Batch:
+def _collate(rows: _Rows, pad_id: int, *, shared: bool, prompts: Sequence[int], in_step: StepCounts | None) -> Batch:
     """The only padding there is: right padding to the longest row."""
     width = max(len(tokens) for tokens in rows.tokens)
     input_ids = np.full((len(rows.tokens), width), pad_id, dtype=np.int64)
@@ -207,8 +251,11 @@ def _collate(rows: _Rows, pad_id: int, *, shared: bool, positives_in_step: int |
         input_ids[row, : len(tokens)] = tokens
         position_ids[row, : len(tokens)] = rows.positions[row]
         segments[row, : len(tokens)] = rows.segments[row]
-    negative = np.concatenate([target[2] for target in rows.targets])
-    negatives = int(negative.sum())
+    lengths = [len(target[0]) for target in rows.targets]
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    negative, own = np.concatenate([target[2] for target in rows.targets]), np.asarray(rows.own, dtype=bool)
+    if in_step is None:
+        in_step = _counts(sequence, negative, own, np.asarray(prompts))
     segments_BT = torch.from_numpy(segments)
     return Batch(
         input_ids_BT=torch.from_numpy(input_ids),
@@ -221,11 +268,28 @@ def _collate(rows: _Rows, pad_id: int, *, shared: bool, positives_in_step: int |
             token_N=torch.from_numpy(np.concatenate([target[0] for target in rows.targets])),
             weight_N=torch.from_numpy(np.concatenate([target[1] for target in rows.targets])),
             negative_N=torch.from_numpy(negative),
-            sequence_N=torch.from_numpy(np.repeat(np.arange(len(rows.targets)), [len(target[0]) for target in rows.targets])),
+            sequence_N=torch.from_numpy(sequence),
+            own_N=torch.from_numpy(own[sequence]) if own.any() else None,
         ),
         record_ids=tuple(rows.record_ids),
-        positives_in_step=len(negative) - negatives if positives_in_step is None else positives_in_step,
-        negatives_in_step=negatives if negatives_in_step is None else negatives_in_step,
+        prompt_S=torch.as_tensor(prompts, dtype=torch.int64),
+        in_step=in_step,
+    )
+
+
+def _counts(
+    sequence: NDArray[np.int64], negative: NDArray[np.bool_], own: NDArray[np.bool_], prompts: NDArray[np.int64]
+) -> StepCounts:
+    """The counts of a batch that is a whole optimiser step. A response of both polarities is no sequence of either."""
+    ups, downs = (np.bincount(sequence[chosen], minlength=len(own)) for chosen in (~negative, negative))
+    positive_S, negative_S = (ups > 0) & (downs == 0), (downs > 0) & (ups == 0)
+    return StepCounts(
+        positives=int(ups.sum()),
+        negatives=int(downs.sum()),
+        own_positives=int(ups[own].sum()),
+        positive_sequences=int(positive_S.sum()),
+        negative_sequences=int(negative_S.sum()),
+        pairs=int((prompts[positive_S][:, None] == prompts[negative_S]).sum()),
     )
 
 
@@ -246,6 +310,7 @@ class _ProbeExample:
     prompt_length: int
     weight: list[float]
     negative: list[bool]
+    own: bool = False
 
 
 def allows_prefix_sharing(model: nn.Module, *, longest: int) -> bool:

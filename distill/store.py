@@ -9,7 +9,7 @@ import hashlib
 import unicodedata
 from array import array
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -36,15 +36,16 @@ class ExampleView:
     prompt_length: int
     weight: NDArray[np.float32]
     negative: Bools
+    prompt: int = 0  # equal numbers where group and prompt are equal
+    own: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSizes:
-    """Per group: columns of its longest row, and supervised positions of each polarity."""
+    """Per group: columns of its longest row, and what `rows.StepCounts` counts, by the names of its fields."""
 
     length_G: Ints
-    positives_G: Ints
-    negatives_G: Ints
+    counts_G: dict[str, Ints]
 
 
 class StoreBuilder:
@@ -53,6 +54,7 @@ class StoreBuilder:
     def __init__(self) -> None:
         self._tokens, self._weights, self._negatives = array("i"), array("f"), array("b")
         self._lengths, self._prompt_lengths, self._group_of = array("q"), array("q"), array("q")
+        self._own = array("b")
         self._record_ids: list[str] = []
         self._groups: dict[str, int] = {}
         self._left_out: Counter[str] = Counter()
@@ -64,7 +66,15 @@ class StoreBuilder:
 
     def add(self, example: Example) -> None:
         """Append one example."""
-        self._extend(example.record_id, example.group, example.token_ids, example.prompt_length, example.weight, example.negative)
+        self._extend(
+            example.record_id,
+            example.group,
+            example.token_ids,
+            example.prompt_length,
+            example.weight,
+            example.negative,
+            own=example.own,
+        )
 
     def leave_out(self, reason: str) -> None:
         """Count a record that is not trained on; `reason` completes `left out 3 record(s) ...`."""
@@ -85,11 +95,14 @@ class StoreBuilder:
                 self._prompt_lengths[index],
                 self._weights[start:end],
                 self._negatives[start:end],
+                own=bool(self._own[index]),
             )
             start = end
         return parts
 
-    def _extend(self, record_id: str, group: str, tokens: object, prompt_length: int, weights: object, negatives: object) -> None:
+    def _extend(
+        self, record_id: str, group: str, tokens: object, prompt_length: int, weights: object, negatives: object, *, own: bool
+    ) -> None:
         before = len(self._tokens)
         self._tokens.extend(tokens)  # type: ignore[arg-type]
         self._weights.extend(weights)  # type: ignore[arg-type]
@@ -98,6 +111,7 @@ class StoreBuilder:
         self._prompt_lengths.append(prompt_length)
         self._group_of.append(self._groups.setdefault(group, len(self._groups)))
         self._record_ids.append(record_id)
+        self._own.append(own)
 
     def build(
         self, tokenizer: PreTrainedTokenizerBase, *, protect: Protection, protect_tokens: bool
@@ -146,6 +160,7 @@ class StoreBuilder:
             group_E=group_E,
             record_ids=[self._record_ids[example] for example in kept],
             groups=[names[group] for group in old_groups],
+            own_E=np.frombuffer(self._own, dtype=np.int8).astype(bool)[kept],
         )
         return store, left_out
 
@@ -165,8 +180,10 @@ class ExampleStore:
         group_E: Ints,
         record_ids: list[str],
         groups: list[str],
+        own_E: Bools | None = None,
     ) -> None:
         self.record_ids, self.groups = record_ids, groups
+        self.own_E = np.zeros(len(record_ids), dtype=bool) if own_E is None else own_E
         self.group_E = group_E
         self.id_hash_E = np.array([_hash(record_id.encode()) for record_id in record_ids], dtype=np.uint64)
         self._token_T, self._weight_T, self._negative_T = token_T, weight_T, negative_T
@@ -193,12 +210,14 @@ class ExampleStore:
             int(self._prompt_length_E[example]),
             self._weight_T[start:end],
             self._negative_T[start:end],
+            int(self._prompt_E[example]),
+            bool(self.own_E[example]),
         )
 
     def unsupervised(self, example: int) -> ExampleView:
         """One example that no loss sees, for a rank that has nothing to learn while the others step."""
         view = self.view(example)
-        return ExampleView(view.record_id, view.token_ids, view.prompt_length, np.zeros_like(view.weight), view.negative)
+        return replace(view, weight=np.zeros_like(view.weight))
 
     def group(self, group: int, keep_E: Bools) -> list[ExampleView]:
         """The kept examples of a group, those with the same prompt side by side."""
@@ -217,11 +236,29 @@ class ExampleStore:
             length_E = self._fed_E
         length_G = np.zeros(groups, dtype=np.int64)
         np.maximum.at(length_G, self.group_E[keep_E], length_E[keep_E])
-        return GroupSizes(
-            length_G=length_G,
-            positives_G=np.bincount(self.group_E, self.positives_E * keep_E, groups).astype(np.int64),
-            negatives_G=np.bincount(self.group_E, self.negatives_E * keep_E, groups).astype(np.int64),
-        )
+        return GroupSizes(length_G=length_G, counts_G=self._counts(keep_E))
+
+    def _counts(self, keep_E: Bools) -> dict[str, Ints]:
+        groups = len(self.groups)
+        positive_E, negative_E = (self.positives_E > 0) & keep_E, (self.negatives_E > 0) & keep_E
+        whole_positive_E, whole_negative_E = positive_E & ~negative_E, negative_E & ~positive_E
+        prompts = int(self._prompt_E.max()) + 1
+        group_of_prompt = np.zeros(prompts, dtype=np.int64)
+        group_of_prompt[self._prompt_E] = self.group_E
+        pairs = np.bincount(self._prompt_E, whole_positive_E, prompts) * np.bincount(self._prompt_E, whole_negative_E, prompts)
+        by_group = {
+            "positives": np.bincount(self.group_E, self.positives_E * keep_E, groups),
+            "negatives": np.bincount(self.group_E, self.negatives_E * keep_E, groups),
+            "own_positives": np.bincount(self.group_E, self.positives_E * (keep_E & self.own_E), groups),
+            "positive_sequences": np.bincount(self.group_E, whole_positive_E, groups),
+            "negative_sequences": np.bincount(self.group_E, whole_negative_E, groups),
+            "pairs": np.bincount(group_of_prompt, pairs, groups),
+        }
+        return {name: count.astype(np.int64) for name, count in by_group.items()}
+
+    def mixed_responses(self) -> list[str]:
+        """Ids of the records whose response is to be said in one part and avoided in another."""
+        return [self.record_ids[example] for example in np.flatnonzero((self.positives_E > 0) & (self.negatives_E > 0))]
 
     def longest_row(self) -> int:
         """Columns of the longest prefix-shared row."""
@@ -246,6 +283,7 @@ class ExampleStore:
             self._prompt_length_E,
             self.group_E,
             self.id_hash_E,
+            self.own_E,
         ):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()

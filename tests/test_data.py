@@ -17,6 +17,7 @@ from distill.data import RecordDataModule, RecordLoader
 from distill.errors import ConfigError, RecordError, RenderError
 from distill.plan import choose_negatives, plan_epoch
 from distill.render import Example
+from distill.rows import StepCounts
 from distill.store import ExampleStore, GroupSizes, StoreBuilder
 
 # The plan
@@ -26,8 +27,7 @@ def sizes_of(lengths: list[int]) -> GroupSizes:
     draw = np.random.default_rng(len(lengths))
     return GroupSizes(
         length_G=np.array(lengths),
-        positives_G=draw.integers(0, 9, len(lengths)),
-        negatives_G=draw.integers(0, 9, len(lengths)),
+        counts_G={name: draw.integers(0, 9, len(lengths)) for name in ("positives", "negatives", "pairs")},
     )
 
 
@@ -73,8 +73,8 @@ def test_the_counts_of_a_step_are_those_of_all_its_batches_on_all_ranks(
         step = range(first, min(first + cut["accumulate"], batches))
         members = np.concatenate([plan.groups[index] for plan in plans for index in step])
         for plan in plans:
-            assert {int(plan.positives_in_step[index]) for index in step} == {int(sizes.positives_G[members].sum())}
-            assert {int(plan.negatives_in_step[index]) for index in step} == {int(sizes.negatives_G[members].sum())}
+            assert {plan.in_step[index].positives for index in step} == {int(sizes.counts_G["positives"][members].sum())}
+            assert {plan.in_step[index].negatives for index in step} == {int(sizes.counts_G["negatives"][members].sum())}
 
 
 @settings(deadline=None, max_examples=60)
@@ -261,7 +261,7 @@ def test_group_sizes_are_those_of_the_rows_that_are_built() -> None:
             views = store.group(group, keep)
             batch = shared_rows([views], 0) if shared else plain_rows(views, 0)
             assert batch.input_ids_BT.shape[1] == sizes.length_G[group]
-            assert batch.positives_in_step == sizes.positives_G[group] and batch.negatives_in_step == sizes.negatives_G[group]
+            assert batch.in_step == StepCounts(**{name: int(count_G[group]) for name, count_G in sizes.counts_G.items()})
 
 
 # The choice of negatives
@@ -384,7 +384,7 @@ def test_a_rank_without_a_group_gets_an_unsupervised_batch_with_the_counts_of_th
     store = store_of([example(str(g), [1], [2, 3], group=str(g)) for g in range(7)])
     last = [list(loader_of(store, trainer=fake_trainer(world_size=3, global_rank=rank)))[-1] for rank in range(3)]
     assert [batch.gather_N.numel() for batch in last] == [2, 0, 0]
-    assert {batch.positives_in_step for batch in last} == {2}
+    assert {batch.in_step.positives for batch in last} == {2}
 
 
 def test_overfitting_repeats_the_same_batches_in_every_epoch() -> None:

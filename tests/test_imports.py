@@ -30,19 +30,20 @@ RULES: dict[str, set[str]] = {
     "store": {"records", "render", "rows", "template", "objectives"},
     "plan": {"rows", "store"},
     "data": {"records", "render", "rows", "store", "plan", "template", "models"},
-    "teachers": {"records", "template", "models", "rows", "objectives", "prompt_file"},
+    "teachers": {"records", "template", "models", "rows", "objectives", "prompt_file", "head"},
     "judges": {"records", "teachers", "consensus", "prompt_file", "template"},
     "negators": {"records", "teachers", "judges", "consensus", "prompt_file", "template"},
     "consensus": {"records", "teachers", "judges", "prompt_file"},
     "recipes": LEFT_COLUMN | {"prompt_file", "settings"},
-    "student": {"objectives", "render", "rows", "teachers", "models", "data", "records"},
+    "head": {"objectives", "rows"},
+    "student": {"head", "objectives", "render", "rows", "teachers", "models", "data", "records"},
     "evaluate": {"records", "teachers", "judges", "consensus", "negators"},
     "export": {"records", "models", "template", "evaluate", "student", "teachers", "judges", "consensus"},
     "chat": {"records", "teachers", "evaluate", "consensus"},
 }
 FRONT = {"cli", "quickstart", "__main__"}  # they may import everything; nothing imports them, but for one another
 # The heavy packages, and the parts that may import them when they are themselves imported.
-TORCH_PARTS = {"objectives", "rows", "student", "export", "cli", "quickstart"}
+TORCH_PARTS = {"head", "objectives", "rows", "student", "export", "cli", "quickstart"}
 HEAVY = {"torch", "transformers", "pytorch_lightning", "peft", "datasets", "pandas", "matplotlib", "sentence_transformers"}
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distill.errors import RenderError
+from distill.head import objective_values, supervised_logits
 from distill.objectives import Likelihood, Unlikelihood, reduce
 from distill.rows import Batch, allows_prefix_sharing, plain_rows, shared_rows
-from distill.student.head import objective_values, supervised_logits
 
 FAMILIES = ("llama", "qwen2", "gpt2", "gpt_neox", "gemma", "gemma3")
 
@@ -30,6 +30,7 @@ class Example:
     prompt_length: int
     weight: tuple[float, ...]
     negative: tuple[bool, ...]
+    own: bool = False
 
 
 def example(
@@ -261,8 +262,8 @@ def test_a_padding_column_is_seen_by_nobody_and_sees_something() -> None:
 
 def test_the_counts_of_a_lone_batch_are_its_own() -> None:
     for batch in both_ways(three_groups()):
-        assert batch.negatives_in_step == int(batch.targets.negative_N.sum()) == 8
-        assert batch.positives_in_step == int((~batch.targets.negative_N).sum()) == 11
+        assert batch.in_step.negatives == int(batch.targets.negative_N.sum()) == 8
+        assert batch.in_step.positives == int((~batch.targets.negative_N).sum()) == 11
 
 
 def test_real_columns_are_told_from_padding_in_both_kinds_of_rows() -> None:

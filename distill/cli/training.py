@@ -27,11 +27,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import distill.objectives  # noqa: F401  (class_path: Unlikelihood is found by its short name once it is imported)
+import distill.teachers.live  # noqa: F401
 from distill.cli.configs import config_arguments
 from distill.data import RecordDataModule
 from distill.errors import ConfigError
 from distill.export import read_checkpoint
-from distill.objectives.base import TokenObjective
+from distill.objectives.base import Objective
 from distill.settings import PARSER_MODE, parse, prepare
 from distill.student.callbacks import MetricsJsonl
 from distill.student.module import StudentModule, best_precision
@@ -123,7 +124,7 @@ class StudentCLI(LightningCLI):
     def _parse(self) -> jsonargparse.Namespace:
         actions = self._subcommand_parsers[self._arguments[0]]._actions
         options = [option for action in actions for option in action.option_strings]
-        objectives = {kind.__name__ for kind in _concrete_subclasses(TokenObjective)}
+        objectives = {kind.__name__ for kind in _concrete_subclasses(Objective)}
         return parse(self.parser, self._arguments, options=options, classes=objectives)
 
     def _parse_ckpt_path(self) -> None:

@@ -65,10 +65,13 @@ def spread(value_M: Tensor, row_M: Tensor, count: int) -> Tensor:
 
 
 def over_positions(
-    logits_NV: Tensor, targets: Targets, positions: Positions, value_of: Callable[[Tensor, Tensor], Tensor]
+    logits_NV: Tensor, targets: Targets, positions: Positions | Tensor, value_of: Callable[[Tensor, Tensor], Tensor]
 ) -> Loss:
-    """The Loss whose values are `value_of(log_odds_M, row_M)` at the given positions; other rows' logits are not even read."""
-    where_N = targets.where(positions)
+    """The Loss whose values are `value_of(log_odds_M, row_M)` at the given positions; other rows' logits are not even read.
+
+    positions: a kind of them, or a mask (bool, (N,)).
+    """
+    where_N = positions if isinstance(positions, Tensor) else targets.where(positions)
     row_M = where_N.nonzero().squeeze(1)
     every_row = row_M.shape[0] == where_N.shape[0]
     odds_M = log_odds(logits_NV, targets.token_N, None if every_row else row_M)

@@ -27,9 +27,14 @@ def likelihood(logits_NV: Tensor, target_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(TokenObjective):
-    """Say these tokens: -log p of every positive position (nats)."""
+    """Say these tokens: -log p of every positive position (nats).
+
+    own_samples: also where the student itself wrote the response. Off, since likelihood of its own samples only sharpens what
+    it already says; on, it is training on those that a judge approved.
+    """
 
     weight: float = 1.0
+    own_samples: bool = False
     positions: ClassVar[Positions] = "positive"
 
     def __post_init__(self) -> None:
@@ -37,4 +42,5 @@ class Likelihood(TokenObjective):
 
     def __call__(self, logits_NV: Tensor, targets: Targets) -> Loss:
         """-log p at positive positions, 0 elsewhere."""
-        return over_positions(logits_NV, targets, self.positions, lambda odds_M, row_M: likelihood_of(odds_M))
+        where_N = targets.where(self.positions, own_samples=self.own_samples)
+        return over_positions(logits_NV, targets, where_N, lambda odds_M, row_M: likelihood_of(odds_M))

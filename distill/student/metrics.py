@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distill.objectives import Loss, TokenObjective
+from distill.objectives import Objective
 from distill.rows import Batch
+from distill.student.terms import Term
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 class StepMetrics:
     """Running sums on the device; nothing is brought to the host before `means`."""
 
-    def __init__(self, objectives: Mapping[str, TokenObjective]) -> None:
+    def __init__(self, objectives: Mapping[str, Objective]) -> None:
         self._objectives = objectives
         self._sums: Tensor | None = None
         self._unpaired_steps = 0
@@ -45,14 +46,15 @@ class StepMetrics:
     def _reset(self) -> None:
         self._sums, self._unpaired_steps, self._seconds, self._since = None, 0, 0.0, None
 
-    def add(self, batch: Batch, losses: Mapping[str, Loss], log_prob_N: Tensor) -> None:
+    def add(self, batch: Batch, terms: Mapping[str, Term], log_prob_N: Tensor) -> None:
         """Add a micro-batch."""
         targets = batch.targets
         with torch.no_grad():
             negative_N = targets.negative_N
             sums = torch.stack(
                 [
-                    *((losses[name].value_N.detach() * targets.weight_N).sum() for name in self._objectives),
+                    *(terms[name].total.detach() for name in self._objectives),
+                    *(terms[name].units.to(log_prob_N.dtype) for name in self._objectives),
                     -log_prob_N.masked_fill(negative_N, 0).sum(),
                     log_prob_N.exp().masked_fill(~negative_N, 0).sum(),
                     (~negative_N).sum(),
@@ -66,12 +68,12 @@ class StepMetrics:
 
     def finish_step(self, batch: Batch) -> None:
         """Note that an optimiser step is over; `batch` is any of its micro-batches."""
-        self._unpaired_steps += batch.positives_in_step == 0 and batch.negatives_in_step > 0
+        self._unpaired_steps += batch.in_step.positives == 0 and batch.in_step.negatives > 0
 
     def means(self, trainer: Trainer) -> dict[str, float]:
         """Means over the positions of all ranks since the last call, and a fresh start.
 
-        Each objective's name: nats per position of its kind. loss: their weighted sum. nats_per_positive: -log p of the
+        Each objective's name: nats per position, response or pair. loss: their weighted sum. nats_per_positive: -log p of the
         positives, unweighted. p_negative: mean probability of the negatives. tokens_per_second: real tokens, prompts
         included. A kind without positions is left out rather than reported as 0.
         """
@@ -80,12 +82,8 @@ class StepMetrics:
             return {}
         sums = self._sums if trainer.world_size == 1 else trainer.strategy.reduce(self._sums, reduce_op="sum")
         *values, positive, negative, positives, negatives, tokens = sums.tolist()
-        counts = {"positive": positives, "negative": negatives, "all": positives + negatives}
-        means = {
-            name: value / counts[objective.positions]
-            for (name, objective), value in zip(self._objectives.items(), values, strict=True)
-            if counts[objective.positions]
-        }
+        totals, units = values[: len(self._objectives)], values[len(self._objectives) :]
+        means = {name: total / count for name, total, count in zip(self._objectives, totals, units, strict=True) if count}
         result = dict(means)
         if means:
             result["loss"] = sum(self._objectives[name].weight * value for name, value in means.items())

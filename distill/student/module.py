@@ -18,12 +18,15 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from distill.errors import ConfigError, ModelError
-from distill.objectives import TokenObjective, reduce
+from distill.head import objective_values
+from distill.objectives import HiddenObjective, Objective, SequenceObjective, TokenObjective
 from distill.rows import Batch
-from distill.student.head import objective_values
 from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
-from distill.student.reference import load_reference, with_reference
+from distill.student.projectors import Projectors
+from distill.student.reference import adapter_off, load_reference, with_reference
+from distill.student.terms import Term, hidden_term, sequence_term, sequences_of, token_term
 from distill.student.trainable import LoraSettings, add_lora, train_top_layers
+from distill.teachers.logits import LiveStudent, LogitTeacher, RunningTeacher
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -46,7 +49,8 @@ class StudentModule(LightningModule):
         student: hub name or local folder of a causal language model, or "smollm2-135m-instruct" for the embedded one.
         objectives: the losses by name; each is a mean over its own positions, times its weight, and all are added. The names
             appear in the metrics (`train/likelihood`). One that compares with a reference (TokenNPO) keeps a second, frozen copy
-            of the student in memory.
+            of the student in memory, or reads the student itself with its adapters off where it has any (lora).
+        teacher: whose distributions, hidden states or embeddings the objectives compare with, where one does (ForwardKL).
         learning_rate: peak step size of AdamW. Raise it tenfold for LoRA.
         weight_decay: pull of weight matrices towards 0 per step, relative to the learning rate; never on biases and norms.
         betas: decay of AdamW's running means of the gradient and of its square.
@@ -71,7 +75,8 @@ class StudentModule(LightningModule):
     def __init__(
         self,
         student: str,
-        objectives: dict[str, TokenObjective],
+        objectives: dict[str, Objective],
+        teacher: LogitTeacher | None = None,
         learning_rate: float = 2e-5,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -100,6 +105,7 @@ class StudentModule(LightningModule):
                 "_instantiator": "pytorch_lightning.cli.instantiate_module",
                 "student": student,
                 "objectives": {name: _plain(objective) for name, objective in objectives.items()},
+                "teacher": None if teacher is None else _plain(teacher),
                 "learning_rate": learning_rate,
                 "weight_decay": weight_decay,
                 "betas": list(betas),
@@ -114,6 +120,7 @@ class StudentModule(LightningModule):
         )
         self.student = student
         self.objectives = objectives
+        self.teacher = teacher
         self.lora = lora
         self.train_layers = train_layers
         self._learning_rate, self._weight_decay, self._betas = learning_rate, weight_decay, betas
@@ -124,6 +131,7 @@ class StudentModule(LightningModule):
         self._train_metrics = StepMetrics(objectives)
         self._eval_metrics = StepMetrics(objectives)
         self._alarm = CollapseAlarm()
+        self._teacher_state: Mapping[str, Any] = {}
         self._rate = 0.0
         self.strict_loading = False  # checkpoints hold no frozen weights; load_state_dict is strict about the others
 
@@ -144,11 +152,41 @@ class StudentModule(LightningModule):
         elif self.train_layers is not None:
             train_top_layers(model, self.train_layers)
         self.model = model.train()
+        self.projectors = Projectors()
+        if any(isinstance(objective, HiddenObjective) for objective in self.objectives.values()):
+            assert self._running_teacher is not None  # refused at start otherwise
+            self._projectors_for(self._running_teacher)
+
+    @property
+    def _layers(self) -> int:
+        layers: int = self.model.config.get_text_config().num_hidden_layers
+        return layers
+
+    def _projectors_for(self, teacher: RunningTeacher) -> None:
+        """One projector for each loss on hidden states that needs one; made before the optimiser, saved with the checkpoint."""
+        width = self.model.config.get_text_config().hidden_size
+        for name, objective in self.objectives.items():
+            if isinstance(objective, HiddenObjective):
+                self.projectors.add(
+                    name, objective.layer_pairs(self._layers, teacher.layers), student=width, teacher=teacher.width
+                )
 
     @cached_property
     def _reference(self) -> Any:
         # It goes past nn.Module's own __setattr__: no parameter of the student's, in no checkpoint and no gradient bucket.
         return load_reference(self.student)
+
+    @cached_property
+    def _running_teacher(self) -> RunningTeacher | None:
+        if self.teacher is None:
+            return None
+        running = self.teacher.start(LiveStudent(name=self.student, model=self.model))
+        running.load_state_dict(self._teacher_state)
+        return running
+
+    def on_fit_start(self) -> None:
+        """Start the teacher before the first step, so that one which does not fit is refused at once."""
+        _ = self._running_teacher
 
     # Steps
 
@@ -158,32 +196,63 @@ class StudentModule(LightningModule):
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def _loss(self, batch: Batch, metrics: StepMetrics) -> tuple[Tensor, dict[str, Tensor]]:
-        if any(objective.needs_reference for objective in self.objectives.values()):
-            batch = with_reference(batch, self._reference.to(self.device), head_memory=self._head_memory)
-        losses, stats = objective_values(self.model, batch, self.objectives, head_memory=self._head_memory)
-        metrics.add(batch, losses, stats.log_prob_N)
-        counts = {
-            "positive": batch.positives_in_step,
-            "negative": batch.negatives_in_step,
-            "all": batch.positives_in_step + batch.negatives_in_step,
-        }
+        terms, log_prob_N = self._terms(batch)
+        metrics.add(batch, terms, log_prob_N)
         parts = {}
         for name, objective in self.objectives.items():
             factor = objective.weight
-            if self._skip_unpaired_negatives and objective.positions == "negative" and not batch.positives_in_step:
+            negative_only = isinstance(objective, TokenObjective) and objective.positions == "negative"
+            if self._skip_unpaired_negatives and negative_only and not batch.in_step.positives:
                 factor = 0.0  # times 0, not left out: under data parallelism every parameter must get its gradient
-            parts[name] = factor * reduce(losses[name], batch.targets, count=counts[objective.positions])
+            parts[name] = factor * terms[name].total / max(batch.in_step.of(objective), 1)
         return torch.stack(list(parts.values())).sum(), parts
+
+    def _terms(self, batch: Batch) -> tuple[dict[str, Term], Tensor]:
+        """Each objective's sum over this micro-batch, and log p of the supervised tokens (detached)."""
+        if any(objective.needs_reference for objective in self.objectives.values()):
+            batch = self._with_reference(batch)
+        tokens = {name: one for name, one in self.objectives.items() if isinstance(one, TokenObjective)}
+        sequences = {name: one for name, one in self.objectives.items() if isinstance(one, SequenceObjective)}
+        hidden = {name: one for name, one in self.objectives.items() if isinstance(one, HiddenObjective)}
+        teacher, said = self._running_teacher, None
+        pairs = {name: one.layer_pairs(self._layers, teacher.layers if teacher else 0) for name, one in hidden.items()}
+        if teacher is not None:
+            said = teacher(batch, layers=sorted({layer for some in pairs.values() for _, layer in some}))
+            batch = dataclasses.replace(batch, targets=dataclasses.replace(batch.targets, teacher=said.signal, cross=said.cross))
+        losses, stats = objective_values(
+            self.model,
+            batch,
+            tokens,
+            head_memory=self._head_memory,
+            trains_log_prob=bool(sequences),
+            layers=sorted({layer for some in pairs.values() for layer, _ in some}),
+        )
+        terms = {name: token_term(losses[name], batch.targets) for name in tokens}
+        if sequences:
+            whole = sequences_of(batch, stats.log_prob_N)
+            terms |= {name: sequence_term(one(whole)) for name, one in sequences.items()}
+        for name, one in hidden.items():
+            assert said is not None  # a HiddenObjective without a teacher is refused at start
+            terms[name] = hidden_term(one, pairs[name], stats.hidden, said, batch.targets, self.projectors.of(name))
+        return terms, stats.log_prob_N.detach()
+
+    def _with_reference(self, batch: Batch) -> Batch:
+        if self.lora is not None:
+            with adapter_off(self.model):
+                return with_reference(batch, self.model, head_memory=self._head_memory)
+        return with_reference(batch, self._reference.to(self.device), head_memory=self._head_memory)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start the clock at the first batch."""
         self._train_metrics.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the means since the last log, every `log_every_n_steps` optimiser steps."""
+        """Log the means since the last log, every `log_every_n_steps` optimiser steps; tell the teacher that a step is done."""
         trainer = self.trainer
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches:
             self._train_metrics.finish_step(batch)
+            if self._running_teacher is not None:
+                self._running_teacher.after_step()
         if not is_due(trainer, batch_idx):
             return
         values = self._train_metrics.means(trainer)
@@ -285,11 +354,16 @@ class StudentModule(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in frozen}
         checkpoint["likelihood_alarm"] = self._alarm.state_dict()
+        if self._running_teacher is not None:
+            checkpoint["teacher"] = self._running_teacher.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say rightly whether the checkpoint's epoch was over; take over the alarm."""
         _mend_progress(checkpoint)
         self._alarm.load_state_dict(checkpoint.get("likelihood_alarm", {}))
+        self._teacher_state = checkpoint.get("teacher", {})
+        if "_running_teacher" in self.__dict__ and self._running_teacher is not None:
+            self._running_teacher.load_state_dict(self._teacher_state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights; frozen ones stay as `student` has them. ModelError where the two do not fit, strict or not."""
@@ -328,12 +402,18 @@ def _mend_progress(checkpoint: dict[str, Any]) -> None:
             batches["is_last_batch"] = False
 
 
-def _plain(objective: TokenObjective) -> dict[str, Any]:
-    kind = type(objective)
-    names = [field.name for field in dataclasses.fields(objective) if field.init]  # type: ignore[arg-type]
+def _plain(settings: Any) -> Any:
+    """The same settings in plain JSON types: a dataclass becomes its class_path and init_args."""
+    if isinstance(settings, list | tuple):
+        return [_plain(one) for one in settings]
+    if isinstance(settings, dict):
+        return {key: _plain(value) for key, value in settings.items()}
+    if not dataclasses.is_dataclass(settings):
+        return settings
+    kind = type(settings)
     return {
         "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": {name: getattr(objective, name) for name in names},
+        "init_args": {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings) if field.init},
     }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from distill.head import objective_values
 from distill.rows import Batch
-from distill.student.head import objective_values
 
 
 def load_reference(student: str) -> PreTrainedModel:
@@ -16,6 +19,19 @@ def load_reference(student: str) -> PreTrainedModel:
     from distill.models import load_model
 
     return load_model(student, dtype="float32").requires_grad_(False)
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """The student as it was before training: its adapters off, its dropout too; both are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def with_reference(batch: Batch, reference: PreTrainedModel, *, head_memory: int) -> Batch:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from distill.errors import ConfigError, ModelError
+from distill.errors import ConfigError
+from distill.head import decoder_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,28 +60,9 @@ def train_top_layers(model: Any, count: int) -> None:
 
     Raises ModelError where the blocks cannot be told, ConfigError where there are fewer.
     """
-    blocks, after = _blocks(model)
+    blocks, after = decoder_blocks(model)
     if not 1 <= count <= len(blocks):
         raise ConfigError(f"train_layers is {count}; {type(model).__name__} has {len(blocks)} blocks, so give 1 to {len(blocks)}")
     model.requires_grad_(False)
     for module in (*blocks[len(blocks) - count :], *after):
         module.requires_grad_(True)
-
-
-def _blocks(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The transformer blocks, bottom first, and the norms that follow them in the trunk."""
-    number = model.config.get_text_config().num_hidden_layers
-    trunk = model.base_model
-    children = list(trunk.children())
-    lists = [place for place, child in enumerate(children) if isinstance(child, nn.ModuleList) and len(child) == number]
-    if len(lists) != 1:
-        raise ModelError(
-            f"{type(trunk).__name__} has no one list of its {number} blocks, so train_layers cannot choose the topmost; use lora"
-        )
-    # A norm has vectors only; rotary embeddings and the like have no parameters at all.
-    after = [child for child in children[lists[0] + 1 :] if _dimensions(child) == {1}]
-    return list(children[lists[0]].children()), after
-
-
-def _dimensions(module: nn.Module) -> set[int]:
-    return {parameter.dim() for parameter in module.parameters()}

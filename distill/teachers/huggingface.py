@@ -12,22 +12,19 @@ from distill.errors import TeacherError
 from distill.models import load_model, load_tokenizer, model_identity
 from distill.records import Prompt
 from distill.teachers.base import Completion, Generator, Sampling, Scorer, TokenScores
-from distill.teachers.logits import LogitTeacher
 from distill.template import end_of_turn, prompt_tokens, response_tokens, stop_token_ids, token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from distill.objectives.base import TeacherSignal
-    from distill.rows import Batch
     from distill.teachers.decoding import Drawn
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFaceTeacher(Generator, Scorer, LogitTeacher):
-    """A local causal language model as generator, scorer and source of distributions; loaded at its first use.
+class HuggingFaceTeacher(Generator, Scorer):
+    """A local causal language model as generator and scorer; loaded at its first use.
 
     model: a hub name, a folder, a .gguf file or "smollm2-135m-instruct" (see distill.models). dtype: "auto" is bfloat16 where
     the device computes in it natively, else float32; it changes the last digits of every probability, so it is part of the
@@ -147,14 +144,6 @@ class HuggingFaceTeacher(Generator, Scorer, LogitTeacher):
             TokenScores(tokens=pieces[text], log_probs=one.log_probs, greedy=one.greedy, end_log_prob=one.end_log_prob)
             for text, one in zip(responses, scored, strict=True)
         ]
-
-    def signal(self, batch: Batch) -> TeacherSignal:
-        """The exact next-token distribution (K = V) at the batch's supervised positions; the tokenizer must be the student's."""
-        from distill.teachers.decoding import inference
-        from distill.teachers.scoring import exact_signal
-
-        with inference(self._loaded[0], self.threads):
-            return exact_signal(self._loaded[0], batch)
 
     def _prompt_ids(self, prompts: Sequence[Prompt], longest_response: int) -> list[tuple[int, ...]]:
         model, tokenizer = self._loaded

@@ -1,4 +1,4 @@
-"""How given responses are scored by a local model, and how its distribution is read off a batch: no state meets the head unasked.
+"""How given responses are scored by a local model: no state meets the head unasked.
 
 Shape suffixes: R rows (responses), T columns, N gathered positions, V vocabulary.
 """
@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from distill.errors import TeacherError
-from distill.objectives.base import TeacherSignal
-from distill.teachers.decoding import Ids, PrefixModel, gathered_logits
+from distill.teachers.decoding import Ids, PrefixModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from distill.rows import Batch
 
 # Positions whose logits are in memory at once: 1024 x 49152 in float32 is 200 MB.
 _POSITIONS_AT_ONCE = 1024
@@ -111,39 +106,3 @@ def _read(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
     target = target_N.clamp(min=0).to(logits_NV.device)
     log_prob_N = logits_NV.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
     return log_prob_N.cpu(), (logits_NV.argmax(dim=1) == target).cpu()
-
-
-def exact_signal(model: PreTrainedModel, batch: Batch) -> TeacherSignal:
-    """The model's whole distribution at the supervised positions of a batch that was tokenised for the same vocabulary."""
-    rows: dict[str, Any] = {"attention_mask": batch.attention_mask}
-    if batch.attention_mask.ndim == 4:
-        width = batch.input_ids_BT.shape[1]
-        for layer in DynamicCache(config=model.config).layers:
-            if type(layer) is not DynamicLayer and not width <= getattr(layer, "sliding_window", 0):
-                raise TeacherError(
-                    f"the teacher ({model.config.model_type}) has layers that see a window only, which a mask of prefix-shared "
-                    "rows would replace; use plain rows"
-                )
-        if model.config._attn_implementation == "eager":
-            # Eager attention adds its mask to the scores.
-            lowest = torch.finfo(model.dtype).min
-            rows["attention_mask"] = torch.zeros_like(batch.attention_mask, dtype=model.dtype).masked_fill(
-                ~batch.attention_mask, lowest
-            )
-    embeddings: Any = model.get_input_embeddings()
-    known = embeddings.weight.shape[0]
-    highest = int(batch.input_ids_BT.max())
-    if highest >= known:
-        raise TeacherError(
-            f"the batch has token id {highest}, the teacher knows {known} ids; a live teacher must share the student's tokenizer"
-        )
-    device = model.device
-    inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT, **rows}
-    logits_NV = gathered_logits(
-        model, batch.gather_N, use_cache=False, **{name: tensor.to(device) for name, tensor in inputs.items()}
-    )
-    log_probs_NV = logits_NV.log_softmax(dim=1).to(batch.gather_N.device)
-    ids_NV = torch.arange(log_probs_NV.shape[1], device=log_probs_NV.device).expand_as(log_probs_NV)
-    return TeacherSignal(
-        ids_NK=ids_NV, log_probs_NK=log_probs_NV, rest_N=log_probs_NV.new_full(log_probs_NV.shape[:1], -torch.inf)
-    )

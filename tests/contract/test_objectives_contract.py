@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import distill.objectives
+from distill.head import objective_values
 from distill.objectives import Loss, Targets, TeacherSignal, TokenObjective, likelihood, reduce, unlikelihood
-from distill.rows import Batch
-from distill.student.head import objective_values
+from distill.rows import Batch, StepCounts
 
 VOCABULARY = 7
 
@@ -46,7 +46,7 @@ def targets_of(
         negative_N=torch.rand(count, generator=generator) < 0.5,
         sequence_N=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64)),
         teacher=TeacherSignal(
-            ids_NK=torch.arange(VOCABULARY).expand(count, VOCABULARY),
+            ids_NK=None,
             log_probs_NK=teacher_logits.log_softmax(1),
             rest_N=torch.full((count,), float("-inf"), dtype=dtype),
         ),
@@ -237,8 +237,8 @@ def test_chunks_through_the_head_give_the_dense_values_and_gradients(objective_c
         gather_N=(torch.arange(27).reshape(3, 9)[torch.arange(9) < torch.tensor([[9], [6], [8]])])[order],
         targets=targets.select(order),
         record_ids=("a", "b", "c"),
-        positives_in_step=1,
-        negatives_in_step=1,
+        prompt_S=torch.arange(3),
+        in_step=StepCounts(positives=1, negatives=1),
     )
     results = []
     for head_memory in (1 << 30, 4 * 4 * VOCABULARY):

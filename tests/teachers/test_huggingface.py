@@ -17,9 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.errors import TeacherError
-from distill.objectives.base import Targets
 from distill.records import Message, Prompt
-from distill.rows import Batch
 from distill.teachers.base import Sampling
 from distill.teachers.decoding import _common_prefix, _probabilities, draw, inference
 from distill.teachers.huggingface import HuggingFaceTeacher
@@ -281,62 +279,6 @@ def test_finish_says_whether_the_turn_ended(tiny_model_folder: Folder) -> None:
     assert all(one.tokens == 5 for one in found if one.finish == "length")
     assert any(one.tokens < 5 for one in found)
     assert {one.finish for one in found} == {"stop", "length"}
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
-def test_signal_is_the_exact_distribution_at_the_supervised_positions(tiny_model_folder: Folder, family: str) -> None:
-    teacher = teacher_of(tiny_model_folder(family))
-    model = teacher._loaded[0]
-    ids = torch.randint(3, 300, (2, 7), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(2, 7, dtype=torch.bool)
-    mask[1, 5:] = False
-    signal = teacher.signal(plain_batch(ids, mask, torch.tensor([2, 5, 8, 11])))
-    with torch.no_grad():
-        dense = model(ids, attention_mask=mask.long()).logits.float().log_softmax(2).flatten(0, 1)[[2, 5, 8, 11]]
-    torch.testing.assert_close(signal.log_probs_NK, dense, atol=1e-4, rtol=0)
-    assert signal.ids_NK.tolist() == [list(range(dense.shape[1]))] * 4
-    assert torch.isneginf(signal.rest_N).all()
-
-
-def test_signal_reads_prefix_shared_rows_as_separate_ones(tiny_model_folder: Folder) -> None:
-    teacher = teacher_of(tiny_model_folder("llama"))
-    # Prompt 5 6 7, completions 8 9 and 10 11 in one row.
-    row = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
-    mask = torch.ones(7, 7, dtype=torch.bool).tril()
-    mask[5:, 3:5] = False
-    shared = plain_batch(row, mask[None, None], torch.tensor([4, 6]), positions=torch.tensor([[0, 1, 2, 3, 4, 3, 4]]))
-    two = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 10, 11]])
-    plain = plain_batch(two, torch.ones(2, 5, dtype=torch.bool), torch.tensor([4, 9]))
-    torch.testing.assert_close(teacher.signal(shared).log_probs_NK, teacher.signal(plain).log_probs_NK, atol=1e-4, rtol=0)
-
-
-def test_signal_refuses_what_it_would_get_wrong(tiny_model_folder: Folder) -> None:
-    ids = torch.randint(3, 300, (1, 20))
-    mask = torch.ones(1, 1, 20, 20, dtype=torch.bool).tril()
-    with pytest.raises(TeacherError, match="plain rows"):
-        teacher_of(tiny_model_folder("gemma3")).signal(plain_batch(ids, mask, torch.tensor([3])))
-    ids[0, 4] = 100_000
-    with pytest.raises(TeacherError, match="tokenizer"):
-        teacher_of(tiny_model_folder("llama")).signal(plain_batch(ids, mask, torch.tensor([3])))
-
-
-def plain_batch(ids: torch.Tensor, mask: torch.Tensor, gather: torch.Tensor, positions: torch.Tensor | None = None) -> Batch:
-    count = len(gather)
-    return Batch(
-        input_ids_BT=ids,
-        position_ids_BT=torch.arange(ids.shape[1]).expand_as(ids) if positions is None else positions,
-        attention_mask=mask,
-        gather_N=gather,
-        targets=Targets(
-            token_N=torch.zeros(count, dtype=torch.long),
-            weight_N=torch.ones(count),
-            negative_N=torch.zeros(count, dtype=torch.bool),
-            sequence_N=torch.arange(count),
-        ),
-        record_ids=tuple(map(str, range(count))),
-        positives_in_step=count,
-        negatives_in_step=0,
-    )
 
 
 def test_the_head_meets_only_the_positions_that_are_asked_for(tiny_model_folder: Folder) -> None:

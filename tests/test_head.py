@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from distill.errors import ModelError
+from distill.head import objective_values, supervised_logits
 from distill.objectives import (
     Cringe,
     Likelihood,
@@ -42,8 +43,7 @@ from distill.objectives import (
     Unlikelihood,
     reduce,
 )
-from distill.rows import Batch
-from distill.student.head import objective_values, supervised_logits
+from distill.rows import Batch, StepCounts
 
 VOCABULARY = 97
 SIZES = {
@@ -112,8 +112,8 @@ def batch_of(rows: int = 4, columns: int = 12, share: float = 0.5, seed: int = 0
             sequence_N=gather_N // columns,
         ),
         record_ids=tuple(str(row) for row in range(rows)),
-        positives_in_step=count,
-        negatives_in_step=count,
+        prompt_S=torch.zeros(1, dtype=torch.int64),
+        in_step=StepCounts(positives=count, negatives=count),
     )
 
 
