@@ -37,7 +37,7 @@ RULES: dict[str, set[str]] = {
     "recipes": LEFT_COLUMN | {"prompt_file", "settings"},
     "head": {"objectives", "rows"},
     "student": {"head", "objectives", "render", "rows", "teachers", "models", "data", "records"},
-    "evaluate": {"records", "teachers", "judges", "consensus", "negators"},
+    "evaluate": {"records", "teachers", "judges", "consensus", "negators", "head", "rows"},
     "export": {"records", "models", "template", "evaluate", "student", "teachers", "judges", "consensus"},
     "chat": {"records", "teachers", "evaluate", "consensus"},
 }
