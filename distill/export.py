@@ -141,9 +141,7 @@ def export_model(
     Raises ExportError where the reloaded folder gives other tokens or other log-probabilities than the student, or where
     `out` holds something and overwrite is False.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise ExportError(f"{out} is not empty; choose another folder or allow overwriting (--overwrite)")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_vacant(out, overwrite=overwrite)
     plain, adapter = _merged(model)
     if dtype != "keep":
         plain = copy.deepcopy(plain) if plain is model else plain
@@ -152,13 +150,13 @@ def export_model(
             parameter.data = parameter.data.to(getattr(torch, dtype))
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as staging:
         folder = Path(staging, "model")
-        _write_model(plain, tokenizer, folder)
+        write_model(plain, tokenizer, folder)
         # Two distances: what the merge and the precision did to the student, and what the files did to the result.
-        student = _probe(model, tokenizer)
-        merged = _probe(plain, tokenizer) if plain is not model else student
-        reloaded = _reload_and_probe(folder, tokenizer)
-        changed = _distance(merged, reloaded)
-        drift = _distance(student, reloaded)
+        student = log_probs_of_probes(model, tokenizer)
+        merged = log_probs_of_probes(plain, tokenizer) if plain is not model else student
+        reloaded = reload_and_probe(folder, tokenizer)
+        changed = largest_difference(merged, reloaded)
+        drift = largest_difference(student, reloaded)
         precision = str(plain.dtype).removeprefix("torch.")
         if changed > TOLERANCE or (precision == "float32" and drift > TOLERANCE):
             raise ExportError(
@@ -170,7 +168,7 @@ def export_model(
         if rule is not None:
             rule.save(folder)
         (folder / "README.md").write_text(model_card(origin, rule), encoding="utf-8")
-        _replace_folder(folder, out)
+        replace_folder(folder, out)
     return origin
 
 
@@ -256,7 +254,15 @@ def _merged(model: PreTrainedModel) -> tuple[PreTrainedModel, bool]:
     return merged, True
 
 
-def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def check_vacant(out: Path, *, overwrite: bool = False) -> None:
+    """Make the parent of `out`. Raises ExportError where `out` holds something that may not be overwritten."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise ExportError(f"{out} is not empty; choose another folder or allow overwriting (--overwrite)")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Weights, config, generation config and tokenizer, ready to generate with."""
     # Training switches the cache off (gradient checkpointing); a base model's own settings often miss the end of turn.
     settings = copy.deepcopy(model.generation_config)
     if settings is not None:
@@ -278,7 +284,7 @@ def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     tokenizer.save_pretrained(folder)
 
 
-def _reload_and_probe(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+def reload_and_probe(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     """Probe the folder as a stranger would: the plain Auto classes, without distill."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -299,11 +305,11 @@ def _reload_and_probe(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[
         raise ExportError(
             f"the export lacks weights: {sorted(map(str, report['missing_keys'] or report['mismatched_keys']))[:3]}"
         )
-    return _probe(model, again)
+    return log_probs_of_probes(model, again)
 
 
 @torch.no_grad()
-def _probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+def log_probs_of_probes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     """Log-probabilities (T, V) of each probe, float32, on the CPU."""
     device = next(model.parameters()).device
     # Each module's own flag: a wrapper in training mode may hold a model in evaluation mode, and train(True) would reach into it.
@@ -321,14 +327,14 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     return torch.tensor([tokenizer(text)["input_ids"]])
 
 
-def _distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+def largest_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """Largest difference in a log-probability (nats); infinite where a value is not finite."""
     gaps = [(a - b).abs().max() for a, b in zip(one, other, strict=True)]
     worst = float(torch.stack(gaps).max())
     return worst if worst == worst else float("inf")
 
 
-def _replace_folder(folder: Path, out: Path) -> None:
+def replace_folder(folder: Path, out: Path) -> None:
     """Put `folder` in the place of `out`. A non-empty folder cannot be replaced in one step: the old one steps aside first."""
     if not out.exists():
         os.replace(folder, out)

@@ -91,7 +91,7 @@ def test_a_folder_that_does_not_reproduce_the_student_is_refused_and_leaves_noth
     student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = student
-    write = exporting._write_model
+    write = exporting.write_model
 
     def damage(damaged, words, folder) -> None:
         norm = next(parameter for name, parameter in damaged.named_parameters() if "norm" in name or "ln" in name)
@@ -99,7 +99,7 @@ def test_a_folder_that_does_not_reproduce_the_student_is_refused_and_leaves_noth
         write(damaged, words, folder)
         norm.data.div_(1.5)
 
-    monkeypatch.setattr(exporting, "_write_model", damage)
+    monkeypatch.setattr(exporting, "write_model", damage)
     with pytest.raises(ExportError, match="differs from the student by"):
         export_model(model, tokenizer, tmp_path / "out", origin=ORIGIN)
     assert list(tmp_path.iterdir()) == []

@@ -39,11 +39,12 @@ RULES: dict[str, set[str]] = {
     "student": {"head", "objectives", "render", "rows", "teachers", "models", "data", "records"},
     "evaluate": {"records", "teachers", "judges", "consensus", "negators", "head", "rows"},
     "export": {"records", "models", "template", "evaluate", "student", "teachers", "judges", "consensus"},
+    "depth": {"head", "models", "export"},
     "chat": {"records", "teachers", "evaluate", "consensus"},
 }
 FRONT = {"cli", "quickstart", "__main__"}  # they may import everything; nothing imports them, but for one another
 # The heavy packages, and the parts that may import them when they are themselves imported.
-TORCH_PARTS = {"head", "objectives", "rows", "student", "export", "cli", "quickstart"}
+TORCH_PARTS = {"head", "objectives", "rows", "student", "export", "depth", "cli", "quickstart"}
 HEAVY = {"torch", "transformers", "pytorch_lightning", "peft", "datasets", "pandas", "matplotlib", "sentence_transformers"}
 
 

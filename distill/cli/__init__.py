@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "records": Command(help="validate, convert or print record files", target="distill.cli.records:records_command"),
     "show": Command(help="print what is trained: each token green, red or grey", target="distill.cli.show:show_command"),
     "evaluate": Command(help="abstention and risk-coverage of a model", target="distill.cli.evaluate:evaluate_command"),
+    "shrink": Command(help="some blocks of a model -> a shallower student", target="distill.cli.shrink:shrink_command"),
     "export": Command(help="checkpoint -> plain Hugging Face folder", target="distill.cli.export:export_command"),
     "chat": Command(help="talk to an exported student", target="distill.cli.chat:chat_command"),
     "configs": Command(help="list the shipped configs, or print one", target="distill.cli.configs:configs_command"),
