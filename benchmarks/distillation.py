@@ -344,7 +344,7 @@ def _pm(values: list[float], digits: int = 3) -> str:
 
 
 if __name__ == "__main__":
-    import jsonargparse
+    from jsonargparse import auto_cli
 
     torch.set_num_threads(1)
-    jsonargparse.CLI([prepare, run, table], as_positional=False, args=sys.argv[1:])
+    auto_cli([prepare, run, table], as_positional=False, args=sys.argv[1:])

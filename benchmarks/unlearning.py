@@ -268,6 +268,6 @@ def _pm(values: Sequence[float], digits: int = 3) -> str:
 
 
 if __name__ == "__main__":
-    import jsonargparse
+    from jsonargparse import auto_cli
 
-    jsonargparse.CLI([prepare, run, measure, table], as_positional=False, args=sys.argv[1:])
+    auto_cli([prepare, run, measure, table], as_positional=False, args=sys.argv[1:])
