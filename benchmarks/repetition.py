@@ -10,8 +10,8 @@
     done
     python -m benchmarks.repetition table
 
-Repetition (seq-rep-4 of Welleck et al. 2019, arXiv:1908.04319): 1 - distinct 4-grams / 4-grams of a greedy continuation, mean over
-texts. Perplexity: of the true continuation. The texts measured are of wikitext2's test file, those learnt from of its training
+Repetition (seq-rep-4 of Welleck et al. 2019, arXiv:1908.04319): 1 - distinct 4-grams / 4-grams of a greedy continuation, mean
+over texts. Perplexity: of the true continuation. The texts measured are of wikitext2's test file, those learnt from of its training
 file.
 """
 
