@@ -314,7 +314,15 @@ class _ProbeExample:
 
 
 def allows_prefix_sharing(model: nn.Module, *, longest: int) -> bool:
-    """Whether `model` computes the same in prefix-shared rows as in plain rows of up to `longest` tokens; says why not, once.
+    """Whether `model` computes the same in prefix-shared rows as in plain rows of up to `longest` tokens; says why not, once."""
+    refusal = prefix_sharing_refusal(model, longest=longest)
+    if refusal is not None:
+        log.info("Prefix sharing is off: %s; using plain rows.", refusal)
+    return refusal is None
+
+
+def prefix_sharing_refusal(model: nn.Module, *, longest: int) -> str | None:
+    """Why `model` would not compute the same in prefix-shared rows as in plain rows of up to `longest` tokens; None: it does.
 
     Two things are asked. The config must have no attention window or chunk shorter than `longest`, since a 4-D mask
     replaces the window. And on a tiny row the model's logits must agree both ways, which finds models that ignore the
@@ -325,29 +333,21 @@ def allows_prefix_sharing(model: nn.Module, *, longest: int) -> bool:
     for name in ("sliding_window", "attention_chunk_size", "window_size"):
         window = getattr(config, name, None)
         if isinstance(window, int) and window < longest:
-            log.info(
-                "Prefix sharing is off: %s = %d is shorter than the longest row (%d tokens); using plain rows.",
-                name,
-                window,
-                longest,
-            )
-            return False
+            return f"{name} = {window} is shorter than the longest row ({longest} tokens)"
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         error, scale = _probe(model, int(config.vocab_size))
     except _REFUSALS as refusal:
-        log.info("Prefix sharing is off: the model takes no block mask (%s); using plain rows.", str(refusal).splitlines()[0])
-        return False
+        return f"the model takes no block mask ({str(refusal).splitlines()[0]})"
     finally:
         for module, training in modes:
             module.training = training
     # A model whose parameters are bfloat16 rounds each logit to 8 bits; float32 ones agree to a few units in the last place.
     exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
     if error <= (1e-5 if exact else 3e-2) * scale:
-        return True
-    log.info("Prefix sharing is off: logits change by %.1e of their size under a block mask; using plain rows.", error / scale)
-    return False
+        return None
+    return f"logits change by {error / scale:.1e} of their size under a block mask"
 
 
 # What models raise that expect a mask of two dimensions, or no position ids.

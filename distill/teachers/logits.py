@@ -7,7 +7,8 @@ is loaded; `start` makes a RunningTeacher of it. Torch is imported for types onl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,14 @@ class TeacherOutput:
 @dataclass(frozen=True, kw_only=True)
 class LiveStudent:
     """The student that a teacher starts for. name: hub name or folder, of its tokenizer too. model: the one in training, with
-    its adapters; a teacher may read it and must leave it as it was.
+    its adapters; a teacher may read it and must leave it as it was. adapters_off: a context in which that model computes as it
+    did before training; None where it has no adapters. longest_row: columns of the longest row of the run; 0 where unknown.
     """
 
     name: str
     model: PreTrainedModel
+    adapters_off: Callable[[], AbstractContextManager[None]] | None = None
+    longest_row: int = 0
 
 
 class RunningTeacher(ABC):
@@ -68,10 +72,13 @@ class RunningTeacher(ABC):
 class LogitTeacher(ABC):
     """The settings of a teacher that gives distributions; a frozen keyword-only dataclass of plain values.
 
-    reads_new_text: whether it can judge a text that it has not seen before, as on-policy training needs.
+    reads_new_text: whether it can judge a text that it has not seen before, as on-policy training needs. gives_hidden: whether
+    it shows hidden states (or embeddings). gives_cross: whether its distributions are over a vocabulary of its own.
     """
 
     reads_new_text: bool = True
+    gives_hidden: bool = False
+    gives_cross: bool = False
 
     @abstractmethod
     def kind(self) -> SignalKind | None:
