@@ -11,7 +11,7 @@
     python -m benchmarks.repetition table
 
 Repetition (seq-rep-4 of Welleck et al. 2019, arXiv:1908.04319): 1 - distinct 4-grams / 4-grams of a greedy continuation, mean
-over texts. Perplexity: of the true continuation. Measured on texts of wikitext2's test file, trained on texts of its training file.
+over texts. Perplexity: of the true continuation. Trained on texts of wikitext2's training file, measured on its test file.
 """
 
 from __future__ import annotations
