@@ -59,7 +59,7 @@ def prepare(data: Path, out: Path = Path("runs/distillation"), teacher: str = TE
 
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "student").exists():
-        shrink(teacher, out=out / "student")
+        shrink(teacher, out / "student")
     count = sum(SIZES.values())
     wikitext, gsm8k = list(_wikitext(data / "wikitext2"))[:count], list(_gsm8k(data / "gsm8k" / "train.jsonl"))[:count]
     prompts = list(_instructions(data / "self_instruct"))[:count]
@@ -95,15 +95,10 @@ def _ask(text: str) -> tuple[Message, ...]:
 
 
 def _wikitext(folder: Path) -> Iterator[Record]:
-    """The first paragraph after each article's title."""
     lines = (folder / "wikitext2_train_5k.txt").read_text(encoding="utf-8").splitlines()
-    title = None
     for number, line in enumerate(lines):
-        text = line.strip()
-        if text.startswith("= ") and text.endswith(" =") and not text.startswith("= ="):
-            title = text.strip("= ")
-        elif text and not text.startswith("=") and len(text.split()) > WORDS:
-            yield _record(f"wikitext-{number}", _ask(f"Write a paragraph of the article {title or 'below'}."), text)
+        if not line.strip().startswith("=") and len(line.split()) > WORDS:
+            yield _record(f"wikitext-{number}", _ask("Write a paragraph of an encyclopedia."), line.strip())
 
 
 def _instructions(folder: Path) -> Iterator[tuple[Message, ...]]:
