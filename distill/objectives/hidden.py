@@ -25,6 +25,11 @@ class HiddenObjective(Objective):
         """Which positions it is about."""
 
     @property
+    def projects(self) -> bool:
+        """Whether the student's states are projected also where the widths are equal."""
+        return False
+
+    @property
     def own_samples(self) -> bool:
         """Whether it looks at responses that the student itself wrote."""
         return True
