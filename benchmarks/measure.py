@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_STATUS = Path("/proc/self/status")
 Work = Callable[[], object]
 
 
@@ -24,7 +25,7 @@ class Row:
     """One comparison. ratio: for times peer_ms / ours_ms, for rates ours / peer; above 1 means that ours is faster.
 
     Times are medians (milliseconds). The other fields are null where a benchmark does not measure them: peak memory of the
-    process (MiB), samples per second.
+    process (MiB), samples per second. note: what a reader must know before comparing, such as that the two losses differ.
     """
 
     work: str
@@ -37,6 +38,7 @@ class Row:
     peer_peak_mb: float | None = None
     ours_per_second: float | None = None
     peer_per_second: float | None = None
+    note: str | None = None
 
 
 def in_turns(ours: Work, peer: Work, *, repeats: int, warm_up: int = 1) -> tuple[list[float], list[float]]:
@@ -57,12 +59,42 @@ def compare(work: str, precision: str, ours: Work, peer_name: str, peer: Work, *
     return Row(work=work, precision=precision, ours_ms=ours_ms, peer=peer_name, peer_ms=peer_ms, ratio=peer_ms / ours_ms)
 
 
-def peak_memory_mb() -> float:
-    """Greatest resident memory of this process so far (MiB)."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux: unlike ru_maxrss, VmHWM does not start at the size of the process that started this one
-        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+def reset_peak_memory(device: str = "cpu") -> bool:
+    """Let `peak_memory_mb` count from now on. False where the system cannot (Linux can)."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # 5: set VmHWM back to VmRSS
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory_mb(device: str = "cpu") -> float:
+    """Greatest resident memory of this process so far (MiB); of the tensors on the device where that is "cuda"."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / (1 << 20)
+    if _STATUS.is_file():  # Linux: unlike ru_maxrss, VmHWM does not start at the size of the process that started this one
+        return _status_mb("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def resident_mb(device: str = "cpu") -> float:
+    """Memory in use now (MiB), as `peak_memory_mb` counts it. Only where `reset_peak_memory` can."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated() / (1 << 20)
+    return _status_mb("VmRSS")
+
+
+def _status_mb(name: str) -> float:
+    return next(int(line.split()[1]) / 1024 for line in _STATUS.read_text().splitlines() if line.startswith(name))
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
@@ -92,10 +124,15 @@ def report(rows: Sequence[Any], out: Path | None) -> None:
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(json.dumps(dictionaries, indent=1) + "\n")
-        os.replace(partial, out)
+        write(rows, out)
+
+
+def write(rows: Sequence[Any], out: Path) -> None:
+    """Write rows (dataclasses) as JSON, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
+    os.replace(partial, out)
 
 
 def _cell(value: Any) -> str:

@@ -1,207 +1,195 @@
-"""One optimiser step: StudentModule's computation beside plain rows with full logits, as Hugging Face computes them.
+"""One optimiser step of a likelihood, an unlikelihood and a KL beside Hugging Face's own loss and TRL's trainers.
 
-    python -m benchmarks.step
+    python -m benchmarks.step                      # every row; about 12 minutes on an idle core
+    python -m benchmarks.step --only KL --resume   # rows whose work begins with "KL", those in the file left as they are
+    python -m benchmarks.step --device cuda
 
-The same records, the quickstart's questions with one right and two wrong answers each, likelihood and unlikelihood, gradients and
-fused AdamW, on SmolLM2-135M-Instruct in float32 and under bfloat16 autocast: twelve questions alone, then four with eight solved
-examples before each. Ours: one row per question with its answers behind one copy of the prompt, and the head on the supervised
-positions only. Peer: a padded row per answer, logits (B, T, V) as float32, one cross-entropy for all supervised tokens, and
-log(1 - p) of the wrong ones clamped. Every measurement is a process of its own, so that its peak memory is its own; the two
-ways take turns. One thread, about 20 minutes. Losses of both are printed: in float32 they agree to a thousandth (the clamp and
-the rounding of 1 - p act on few of these tokens), or the benchmark stops. Rows: benchmarks/results/step.json.
+Rows of benchmarks/results/step.json, written after each comparison:
+
+- `LOSS, 20 % supervised` and `LOSS, 100 % supervised`: forward, backward and fused AdamW on the same rows of 160 tokens, all
+  but the first 128 or all but the first token supervised. Peak memory is that of the process during a step.
+- `..., head and loss`: the same from the trunk's last hidden states on, without optimiser; memory beyond what was in use.
+- `LOSS, 4 completions per prompt`: one row for prompt and completions against a row for each (our own, and TRL's).
+- `forward and backward, ...`: the peer is the time that the operations of our passes would take at the rate of the best large
+  matrix product measured meanwhile; the ratio is the share of that limit.
+
+SmolLM2-135M-Instruct is student and, frozen, teacher; of the KL the student is every second layer of it. float32, and bfloat16
+autocast on both sides. Every way is a process of its own, on one thread, and the ways take turns step by step; times are
+medians of processor time. Losses and gradient norms are compared first; where they differ, the row's note says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import get_args
 
-from benchmarks.measure import Row, parser, peak_memory_mb, report, target
+from benchmarks.measure import Row, parser, report, target, write
+from benchmarks.worker import OURS, OURS_PLAIN, Cell, Cost, Loss, Precision, Setting, Way
 
-SHOTS, WEIGHT = 8, 0.2
-QUESTIONS = {0: 12, SHOTS: 4}  # by examples before the question: the peer needs about 10 GB for four long ones
-WAYS = ("ours", "peer")
-PEER = "plain rows, full logits"
-
-
-def groups(tokenizer: Any, *, questions: int, shots: int) -> list[list[Any]]:
-    """Rendered examples by question: its answer, and two answers of other questions of the same topic as negatives."""
-    from distill.quickstart.facts import facts
-    from distill.records import Message, Record, Span
-    from distill.render import render
-
-    known = [fact for fact in facts() if fact.topic == "capital" and fact.split == "train"][: questions + shots]
-    asked, solved = known[:questions], known[questions:]
-    examples = [
-        message
-        for fact in solved
-        for message in (*fact.prompt, Message(role="assistant", content=fact.respond(f" {fact.accepted[0]}")))
-    ]
-    found = []
-    for place, fact in enumerate(asked):
-        names = [f" {asked[(place + step) % questions].accepted[0]}" for step in range(3)]
-        records = [
-            Record(
-                id=f"{fact.id}/{number}",
-                group=fact.id,
-                prompt=(*examples, *fact.prompt),
-                response=fact.respond(name),
-                polarity="negative" if number else "positive",
-                # The wrong name alone is penalised, not the opening that the right answer shares, nor the full stop.
-                spans=(Span(start=len(fact.start), end=len(fact.respond(name)) - 1, polarity="negative"),) if number else (),
-            )
-            for number, name in enumerate(names)
-        ]
-        found.append([render(record, tokenizer) for record in records])
-    return found
+LOSS_PEERS: dict[Loss, tuple[str, ...]] = {
+    "likelihood": ("Hugging Face loss", "TRL SFTTrainer"),
+    "unlikelihood": ("clamp of the 2020 code, full logits",),
+    "KL": ("TRL GKDTrainer", "TRL DistillationTrainer"),
+}
+PROMPT, COMPLETION, TEXTS = 128, 32, 4
+COMPLETIONS = (1, 2, 4, 8)
+LIMIT = "matrix products alone"
+# Of the loss and of the norm of its gradient, relative. bfloat16 has 8 bits, and the ways round at different places.
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 3e-2}
 
 
-def ours(model: Any, rendered: list[list[Any]], pad_id: int) -> Callable[[], Any]:
-    """The loss as StudentModule computes it."""
-    from distill.head import objective_values
-    from distill.objectives import Likelihood, Unlikelihood, reduce
-    from distill.rows import shared_rows
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A cell in one precision, ours beside others. parts: whether head and loss are measured apart, and the limit reckoned."""
 
-    objectives = {"likelihood": Likelihood(), "unlikelihood": Unlikelihood(weight=WEIGHT)}
-
-    def loss() -> Any:
-        batch = shared_rows(rendered, pad_id)
-        values, _ = objective_values(model, batch, objectives)
-        return sum(objective.weight * reduce(values[name], batch.targets) for name, objective in objectives.items())
-
-    return loss
+    work: str
+    cell: Cell
+    precision: Precision
+    peers: tuple[str, ...]
+    parts: bool
 
 
-def peer(model: Any, rendered: list[list[Any]], pad_id: int) -> Callable[[], Any]:
-    """The same loss from full logits, with labels of -100 where nothing is learned."""
-    import torch
-    import torch.nn.functional as F
-
-    rows = [example for group in rendered for example in group]
-
-    def loss() -> Any:
-        width = max(map(len, rows))
-        input_ids_BT = torch.full((len(rows), width), pad_id)
-        attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
-        labels_BT = torch.full((len(rows), width), -100)
-        negative_BT = torch.zeros(len(rows), width, dtype=torch.bool)
-        for row, example in enumerate(rows):
-            length, ids = len(example), torch.tensor(example.token_ids)
-            input_ids_BT[row, :length], attention_mask[row, :length] = ids, 1
-            supervised = torch.tensor(example.weight) > 0
-            labels_BT[row, :length][supervised] = ids[supervised]
-            negative_BT[row, :length] = torch.tensor(example.negative)
-        logits_BTV = model(input_ids=input_ids_BT, attention_mask=attention_mask, use_cache=False).logits.float()
-        target_N, negative_N = labels_BT[:, 1:].flatten(), negative_BT[:, 1:].flatten()
-        nats_N = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), target_N, ignore_index=-100, reduction="none")
-        up_N = (target_N >= 0) & ~negative_N
-        down_N = (target_N >= 0) & negative_N
-        penalty_N = -torch.log((1 - torch.exp(-nats_N[down_N])).clamp(min=1e-5))
-        return nats_N[up_N].mean() + WEIGHT * penalty_N.mean()
-
-    return loss
+def comparisons(*, quick: bool) -> Iterator[Comparison]:
+    """All of them, the most telling first."""
+    prompt, completion, texts = (12, 4, 2) if quick else (PROMPT, COMPLETION, TEXTS)
+    for precision in get_args(Precision):
+        for loss, peers in LOSS_PEERS.items():
+            for share, first in (("20", prompt), ("100", 1)):
+                cell = Cell(
+                    loss=loss, prompts=texts, completions=1, prompt_length=first, completion_length=prompt + completion - first
+                )
+                yield Comparison(work=f"{loss}, {share} % supervised", cell=cell, precision=precision, peers=peers, parts=True)
+    for loss in LOSS_PEERS:
+        for precision in get_args(Precision):
+            # All of them once: float32 and the other losses scale as the likelihood does.
+            counts = (2,) if quick else COMPLETIONS if (loss, precision) == ("likelihood", "bf16") else (4,)
+            for count in counts:
+                cell = Cell(loss=loss, prompts=1, completions=count, prompt_length=prompt, completion_length=completion)
+                yield Comparison(
+                    work=f"{loss}, {count} completion{'s' * (count > 1)} per prompt",
+                    cell=cell,
+                    precision=precision,
+                    peers=(OURS_PLAIN, LOSS_PEERS[loss][-1]),
+                    parts=False,
+                )
 
 
-def measure(way: str, student: str, precision: str, *, questions: int, shots: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds of each step, the first step's loss, and peak memory, in this process."""
-    import torch
-
-    from distill.models import load_model, load_tokenizer
-
-    model, tokenizer = cast(Any, load_model(student, dtype="float32")).train(), load_tokenizer(student)
-    rendered = groups(tokenizer, questions=questions, shots=shots)
-    pad_id = tokenizer.pad_token_id or 0
-    loss_of = {"ours": ours, "peer": peer}[way](model, rendered, pad_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)  # rate 0: every step is the first one
-    times, losses = [], []
-    for turn in range(1 + repeats):
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
-            loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        if turn:
-            times.append(1000 * (time.perf_counter() - start))
-    return {"ms": times, "loss": losses[0], "peak_mb": peak_memory_mb()}
-
-
-def in_a_process(way: str, precision: str, shots: int, repeats: int, options: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.step", "--way", way, "--precision", precision, "--shots", str(shots)]
-    command += ["--student", options.student, "--threads", str(options.threads), "--repeats", str(repeats)]
-    command += ["--quick"] if options.quick else []
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def run(options: argparse.Namespace) -> list[Row]:
-    """All comparisons; each way of one is measured in two processes, in turns."""
-    works = [(0, "fp32")] if options.quick else [(shots, precision) for shots in (0, SHOTS) for precision in ("fp32", "bf16")]
+def compare(one: Comparison, options: argparse.Namespace) -> list[Row]:
+    """Its rows."""
+    setting = Setting(
+        cell=one.cell,
+        precision=one.precision,
+        student=options.student,
+        source=options.text,
+        device=options.device,
+        threads=options.threads,
+    )
+    ways = [Way(name, setting) for name in (OURS, *one.peers)]
+    try:
+        checks = [way.ask("check") for way in ways]
+        steps: list[list[Cost]] = [[] for _ in ways]
+        heads: list[list[Cost]] = [[] for _ in ways]
+        limits: list[float] = []
+        for _ in range(options.repeats):
+            for way, costs in zip(ways, steps, strict=True):
+                costs.append(way.ask("step"))
+            if one.parts:
+                limits.append(ways[0].ask("limit"))
+                for way, costs in zip(ways, heads, strict=True):
+                    costs.append(way.ask("head"))
+    finally:
+        for way in ways:
+            way.close()
     rows = []
-    for shots, precision in works:
-        found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-        rounds = 1 if options.quick else 2
-        for _ in range(rounds):
-            for way in WAYS:
-                found[way].append(in_a_process(way, precision, shots, -(-options.repeats // rounds), options))
-        loss, peer_loss = (found[way][0]["loss"] for way in WAYS)
-        print(f"{precision}, {shots} examples before the question: loss {loss:.6f} (ours), {peer_loss:.6f} (peer)", flush=True)
-        if precision == "fp32" and abs(loss - peer_loss) > 1e-3 * abs(peer_loss):
-            raise SystemExit("the two ways do not compute the same loss; their times cannot be compared")
-        ours_ms, peer_ms = (statistics.median([ms for one in found[way] for ms in one["ms"]]) for way in WAYS)
+    for peer, check, step, head in zip(one.peers, checks[1:], steps[1:], heads[1:], strict=True):
+        note = _difference(checks[0], check, TOLERANCES[one.precision])
+        rows.append(_row(one.work, one.precision, peer, steps[0], step, note))
+        if one.parts:
+            rows.append(_row(f"{one.work}, head and loss", one.precision, peer, heads[0], head, note))
+    if one.parts:
+        ours_ms, limit_ms = statistics.median(cost.passes_ms for cost in steps[0]), 1000 * checks[0][2] / max(limits)
         rows.append(
             Row(
-                work=f"step, {_questions(options, shots)} questions, {shots} examples before each",
-                precision=precision,
+                work=f"forward and backward, {one.work}",
+                precision=one.precision,
                 ours_ms=ours_ms,
-                peer=PEER,
-                peer_ms=peer_ms,
-                ratio=peer_ms / ours_ms,
-                ours_peak_mb=max(one["peak_mb"] for one in found["ours"]),
-                peer_peak_mb=max(one["peak_mb"] for one in found["peer"]),
+                peer=LIMIT,
+                peer_ms=limit_ms,
+                ratio=limit_ms / ours_ms,
+                note=f"{max(limits) / 1e9:.0f} GF/s",
             )
         )
     return rows
 
 
-def _questions(options: argparse.Namespace, shots: int) -> int:
-    return 3 if options.quick else QUESTIONS[shots]
+def _row(work: str, precision: str, peer: str, ours: Sequence[Cost], theirs: Sequence[Cost], note: str | None) -> Row:
+    ours_ms, peer_ms = (statistics.median(cost.ms for cost in costs) for costs in (ours, theirs))
+    peaks = [None if costs[0].peak_mb is None else max(cost.peak_mb or 0 for cost in costs) for costs in (ours, theirs)]
+    return Row(
+        work=work,
+        precision=precision,
+        ours_ms=ours_ms,
+        peer=peer,
+        peer_ms=peer_ms,
+        ratio=peer_ms / ours_ms,
+        ours_peak_mb=peaks[0],
+        peer_peak_mb=peaks[1],
+        note=note,
+    )
+
+
+def _difference(ours: Sequence[float], theirs: Sequence[float], tolerance: float) -> str | None:
+    """What to say where they do not compute the same."""
+    said = [
+        f"{name} {a:.6g}, theirs {b:.6g}"
+        for name, a, b in zip(("loss", "gradient norm"), ours, theirs, strict=False)
+        if not abs(a - b) <= tolerance * max(abs(a), abs(b))
+    ]
+    return "; ".join(said) or None
+
+
+def run(options: argparse.Namespace, out: Path | None) -> list[Row]:
+    """All comparisons that are asked for, each written as soon as it is measured."""
+    rows = [Row(**row) for row in json.loads(out.read_text())] if options.resume and out is not None and out.exists() else []
+    done = {(row.work, row.precision, row.peer) for row in rows}
+    wanted = [one for one in comparisons(quick=options.quick) if one.work.startswith(options.only)]
+    if not wanted:
+        raise SystemExit(f"--only {options.only!r}: no work begins so; there are likelihood, unlikelihood and KL")
+    for one in wanted:
+        if not all((one.work, one.precision, peer) in done for peer in one.peers):
+            found = compare(one, options)
+            rows = [row for row in rows if (row.work, row.precision) not in {(new.work, new.precision) for new in found}] + found
+            report(found, None)
+            if out is not None:
+                write(rows, out)
+    return rows
+
+
+def default_text() -> Path:
+    """Wikipedia's text where the shared data is, else this project's own."""
+    root = Path(__file__).parents[1]
+    folder = Path(os.environ.get("DISTILL_DATA") or root.parent / "shared" / "data")
+    wikipedia = folder / "wikitext2" / "valid.txt"
+    return wikipedia if wikipedia.exists() else root / "docs" / "performance.md"
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the benchmark, or with --way one measurement of it."""
+    """Run the benchmark."""
     built = parser(__doc__, "step")
+    built.set_defaults(repeats=3)
     built.add_argument("--student", default="smollm2-135m-instruct", help="model that is trained")
-    built.add_argument("--way", choices=WAYS, help="measure one way in this process and print JSON")
-    built.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of that measurement")
-    built.add_argument(
-        "--shots", type=int, choices=tuple(QUESTIONS), default=0, help="solved examples before the question, of that measurement"
-    )
+    built.add_argument("--only", default="", metavar="WORK", help="comparisons whose work begins so (default: all)")
+    built.add_argument("--resume", action="store_true", help="keep the rows that the file has, measure the others")
+    built.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the models are (default: cpu)")
+    built.add_argument("--text", type=Path, default=default_text(), help="file that the batches are cut from")
     options = built.parse_args(args)
-    if options.way is None:
-        report(run(options), target(options, "step"))
-        return
-    import torch
-
-    torch.set_num_threads(options.threads)
-    questions = _questions(options, options.shots)
-    found = measure(
-        options.way, options.student, options.precision, questions=questions, shots=options.shots, repeats=options.repeats
-    )
-    print(json.dumps(found))
+    report(run(options, target(options, "step")), None)
 
 
 if __name__ == "__main__":
