@@ -254,10 +254,11 @@ class TokenObjective(Objective):
 class Sequences:
     """The S responses of a micro-batch, each as a whole.
 
-    log_prob_S: float32, sum of log p over its supervised tokens (nats), with gradient. tokens_S: how many those are (int64;
-    0 only where a rank has nothing to learn). weight_S: the mean weight of its tokens. negative_S: True where it is to be
-    avoided. prompt_S: equal numbers where group and prompt are equal: a positive and a negative of one prompt are a pair.
-    own_S: whether the student itself wrote it. reference_S: log_prob_S under the frozen reference, where one is asked for.
+    log_prob_S: float32, sum of log p over its supervised tokens (nats), with gradient. tokens_S: how many those are (int64);
+    0 where a rank has nothing to learn, and for a response to be said in one part and avoided in another: neither is a response
+    of either polarity. weight_S: the mean weight of its tokens. negative_S: True where it is to be avoided. prompt_S: equal
+    numbers where group and prompt are equal: a positive and a negative of one prompt are a pair. own_S: whether the student
+    itself wrote it. reference_S: log_prob_S under the frozen reference, where one is asked for.
     """
 
     log_prob_S: Tensor
@@ -278,10 +279,24 @@ class Sequences:
         >>> [index.tolist() for index in one.pairs()]
         [[0], [1]]
         """
-        real_S = self.tokens_S > 0
-        paired_SS = (self.prompt_S[:, None] == self.prompt_S[None, :]) & (real_S & ~self.negative_S)[:, None]
-        chosen_P, rejected_P = (paired_SS & (real_S & self.negative_S)[None, :]).nonzero(as_tuple=True)
+        paired_SS = (self.prompt_S[:, None] == self.prompt_S[None, :]) & self.where("positive")[:, None]
+        chosen_P, rejected_P = (paired_SS & self.where("negative")[None, :]).nonzero(as_tuple=True)
         return chosen_P, rejected_P
+
+    def where(self, positions: Positions) -> Tensor:
+        """The responses (bool, (S,)) of one polarity, or of either, that have supervised tokens."""
+        real_S = self.tokens_S > 0
+        if positions == "all":
+            return real_S
+        return real_S & (self.negative_S if positions == "negative" else ~self.negative_S)
+
+    def mean_log_prob(self) -> Tensor:
+        """(S,), log p per supervised token (nats); 0 where there is none."""
+        return self.log_prob_S / self.tokens_S.clamp(min=1)
+
+    def log_ratio(self) -> Tensor:
+        """(S,), log p minus that under the reference (nats). Raises ConfigError where there is none."""
+        return self.log_prob_S - self.reference().to(self.log_prob_S.dtype)
 
     def reference(self) -> Tensor:
         """reference_S. Raises ConfigError where there is none."""

@@ -62,12 +62,15 @@ def sequences_of(batch: Batch, log_prob_N: Tensor) -> Sequences:
         return value_N.new_zeros(count).index_add(0, targets.sequence_N, value_N)
 
     tokens_S = torch.bincount(targets.sequence_N, minlength=count)
+    negatives_S = torch.bincount(targets.sequence_N[targets.negative_N], minlength=count)
+    # To be said in one part and avoided in another: a response of neither polarity, here as in StepCounts.
+    tokens_S = tokens_S.masked_fill((negatives_S > 0) & (negatives_S < tokens_S), 0)
     own_N = targets.own_N
     return Sequences(
         log_prob_S=total(log_prob_N),
         tokens_S=tokens_S,
         weight_S=total(targets.weight_N) / tokens_S.clamp(min=1),
-        negative_S=total(targets.negative_N.float()) > 0,
+        negative_S=negatives_S > 0,
         prompt_S=batch.prompt_S,
         own_S=torch.zeros_like(tokens_S, dtype=torch.bool) if own_N is None else total(own_N.float()) > 0,
         reference_S=None if targets.reference_N is None else total(targets.reference_N),

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import distill.objectives
 from distill.head import objective_values
-from distill.objectives import Loss, Targets, TeacherSignal, TokenObjective, likelihood, reduce, unlikelihood
+from distill.objectives import UNDIAL, Loss, Targets, TeacherSignal, TokenObjective, likelihood, reduce, unlikelihood
 from distill.rows import Batch, StepCounts
 
 VOCABULARY = 7
@@ -176,7 +176,8 @@ def test_positions_of_one_polarity_only_are_no_special_case(objective_class: typ
     targets = dataclasses.replace(targets, negative_N=torch.full_like(targets.negative_N, negative))
     loss, gradient = value_and_gradient(objective_class(), logits_of(targets), targets)
     looks = objective_class.positions in ("all", "negative" if negative else "positive")
-    assert bool(gradient.isfinite().all()) and (reduce(loss, targets).item() > 0) == looks
+    # Not "> 0": what gradient ascent minimises is log p.
+    assert bool(gradient.isfinite().all()) and (reduce(loss, targets).item() != 0) == looks
 
 
 @every_objective
@@ -206,6 +207,8 @@ def test_a_negative_position_never_receives_likelihood_nor_a_positive_one_unlike
     objective_class: type[TokenObjective],
 ) -> None:
     """One gradient step raises p of no negative token and lowers p of no positive one."""
+    if objective_class is UNDIAL:
+        pytest.skip("its target is a probability that a token can be above or below")
     targets, objective = targets_of(dtype=torch.float64), objective_class()
     _, gradient = value_and_gradient(objective, logits_of(targets, dtype=torch.float64), targets)
     at_target = gradient.gather(1, targets.token_N.unsqueeze(1)).squeeze(1)
