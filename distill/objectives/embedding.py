@@ -1,6 +1,6 @@
-"""Embedding matching: a response's meaning, as a teacher that only serves embeddings sees it.
+"""Embedding matching: a response's meaning, as a teacher sees it that only serves embeddings.
 
-Shape suffixes: N supervised positions, S sequences (responses), U positive ones of them, D the teacher's width, H the student's.
+Shape suffixes: N supervised positions, M selected ones of them, S sequences (responses), D the teacher's width.
 """
 
 from __future__ import annotations
@@ -11,55 +11,76 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from distill.objectives.base import Objective, SequenceLoss, Sequences, Targets, Unit, check_weight
+from distill.errors import ConfigError
+from distill.objectives.base import Loss, Positions, Targets, check_weight
+from distill.objectives.hidden import HiddenObjective
 from distill.objectives.hidden_states import cosine_distance
+from distill.objectives.log_odds import spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingMatching(Objective):
+class EmbeddingMatching(HiddenObjective):
     """Mean what the teacher understands: 1 - cos between the student's state of a response and the teacher's embedding of it.
 
-    One value for each positive response, not in nats. The student's state is that of the last layer, pooled and mapped to
-    the teacher's width by a trained linear projector (in training only, never exported).
-    pooling: "mean" over the states that predict the response's supervised tokens; "last" takes the last of them, which has read the
-    whole response but its last token, the end of turn.
+    The student's state is that of its last layer, mapped to the teacher's width by a trained linear projector (in training only,
+    never exported) and pooled over the response's positive positions. pooling: "mean" of them; "last" takes the last alone, whose
+    state has read the whole response but the token it predicts, the end of turn.
 
-    It shapes the states only; have a loss on tokens beside it. The gradient does not reach the LM head.
+    Every position has the value of its response, so that in the mean a response counts by its length, as in the losses on tokens.
+    Not in nats. It shapes the trunk only, its gradient does not reach the LM head: have a loss on tokens beside it.
 
-    Source: the last-layer form of Sanh et al. 2019's cosine (arXiv:1910.01108), for whole responses; the pooling is that of
-    Reimers and Gurevych 2019 (arXiv:1908.10084).
+    Source: Sanh et al. 2019's cosine of last hidden states (arXiv:1910.01108), for whole responses; the poolings are those of
+    Reimers and Gurevych 2019 (arXiv:1908.10084), section 3.
     """
 
     weight: float = 1.0
     pooling: Literal["mean", "last"] = "mean"
-    unit: ClassVar[Unit] = "positive"
+    positions: ClassVar[Positions] = "positive"
 
     def __post_init__(self) -> None:
         check_weight(self.weight, "EmbeddingMatching")
 
-    def pooled(self, hidden_NH: Tensor, targets: Targets, count: int) -> Tensor:
-        """One state (S, H) for each of `count` responses, float32; 0 for one without supervised positions.
+    @property
+    def projects(self) -> bool:
+        """Always: the two spaces have nothing in common but perhaps their width."""
+        return True
+
+    def layer_pairs(self, student_layers: int, teacher_layers: int) -> tuple[tuple[int, int], ...]:
+        """The student's last layer; the teacher has none. Raises ConfigError where it has, and so serves no embeddings."""
+        if teacher_layers:
+            raise ConfigError(
+                "EmbeddingMatching: this teacher serves no embeddings; use an EmbeddingTeacher or StoredEmbeddings, or "
+                "HiddenStateMatching with this one"
+            )
+        return ((student_layers, 0),)
+
+    def __call__(self, student_ND: Tensor, teacher_ND: Tensor, targets: Targets) -> Loss:
+        """Projected states of the positions, and at each of them the embedding of its response -> the response's value.
 
         >>> targets = Targets(token_N=torch.tensor([5, 6, 7]), weight_N=torch.ones(3), sequence_N=torch.tensor([0, 0, 1]),
         ...                   negative_N=torch.zeros(3, dtype=torch.bool))
-        >>> EmbeddingMatching().pooled(torch.tensor([[1.0], [3.0], [5.0]]), targets, 2).tolist()
-        [[2.0], [5.0]]
+        >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> teacher = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
+        >>> EmbeddingMatching()(student, teacher, targets).value_N.tolist()
+        [0.0, 0.0, 1.0]
         """
-        hidden_NH = hidden_NH if hidden_NH.dtype == torch.float64 else hidden_NH.float()
-        sequence_N = targets.sequence_N
-        tokens_S = torch.bincount(sequence_N, minlength=count)
-        zeros_SH = hidden_NH.new_zeros(count, hidden_NH.shape[1])
+        where_N = targets.where(self.positions)
+        row_M = where_N.nonzero().squeeze(1)
+        response_M = targets.sequence_N[row_M].unique(return_inverse=True)[1]
+        student_MD = student_ND[row_M]
+        student_MD = student_MD if student_MD.dtype == torch.float64 else student_MD.float()
+        counts_S = torch.bincount(response_M)
         if self.pooling == "mean":
-            return zeros_SH.index_add(0, sequence_N, hidden_NH) / tokens_S.clamp(min=1)[:, None]
-        # Positions of a sequence are in text order, so the last of them is the one with the greatest index.
-        index_N = torch.arange(len(sequence_N), device=sequence_N.device)
-        last_S = torch.zeros_like(tokens_S).scatter_reduce(0, sequence_N, index_N, "amax")
-        real_S = (tokens_S > 0).nonzero().squeeze(1)
-        return zeros_SH.index_copy(0, real_S, hidden_NH[last_S[real_S]])
+            pooled_SD = student_MD.new_zeros(len(counts_S), student_MD.shape[1]).index_add(0, response_M, student_MD)
+            pooled_SD = pooled_SD / counts_S[:, None]
+        last_S = self._last(response_M, counts_S)
+        if self.pooling == "last":
+            pooled_SD = student_MD[last_S]
+        value_S = cosine_distance(pooled_SD, teacher_ND[row_M][last_S].detach())
+        return Loss(value_N=spread(value_S[response_M], row_M, where_N.shape[0]), where_N=where_N)
 
-    def __call__(self, projected_SD: Tensor, embedding_SD: Tensor, sequences: Sequences) -> SequenceLoss:
-        """Projected states and the teacher's embeddings of all responses -> a value for each positive one."""
-        row_U = ((sequences.tokens_S > 0) & ~sequences.negative_S).nonzero().squeeze(1)
-        return SequenceLoss(
-            value_U=cosine_distance(projected_SD[row_U], embedding_SD[row_U].detach()), weight_U=sequences.weight_S[row_U]
-        )
+    @staticmethod
+    def _last(response_M: Tensor, counts_S: Tensor) -> Tensor:
+        """Each response's last position: they are in text order within it, so that with the greatest index."""
+        index_M = torch.arange(len(response_M), device=response_M.device)
+        return torch.zeros_like(counts_S).scatter_reduce(0, response_M, index_M, "amax")

@@ -53,8 +53,8 @@ class HiddenStateMatching(HiddenObjective):
     them, the last what the LM head reads. "last" compares those; "proportion" each layer i = 1 ... Ls of the student with
     the teacher's layer i Lt / Ls, rounded; else a list of [student's layer, teacher's layer].
     positions: "positive", or also or only where a token is to be avoided.
-    projector: train a linear map from the student's width to the teacher's also where the two are equal; where they differ there is
-    always one, for each pair. It is used in training only and never exported.
+    projector: train a linear map to the teacher's width, one for each pair, also where the widths are the same; where they differ
+    there always is one. It is used in training only and never exported.
 
     Source: cosine: Sanh et al. 2019 (arXiv:1910.01108), section 2, of the last layer. MSE with a projector for each layer: Jiao
     et al. 2019 (arXiv:1909.10351), eq. 8. Deviations: the latter's map m(i) also compares the embeddings and attention

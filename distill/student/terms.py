@@ -46,9 +46,12 @@ def hidden_term(
     targets: Targets,
     projector: Projector,
 ) -> Term:
-    """Of a HiddenObjective: the mean over its pairs of layers."""
+    """Of a HiddenObjective: the mean over its pairs of layers. A teacher that serves embeddings has that of its response at every
+    position.
+    """
+    theirs = said.hidden if said.embedding_SD is None else {0: said.embedding_SD[targets.sequence_N]}
     terms = [
-        token_term(objective(projector(number, hidden[own]), said.hidden[its], targets), targets)
+        token_term(objective(projector(number, hidden[own]), theirs[its], targets), targets)
         for number, (own, its) in enumerate(pairs)
     ]
     return Term(total=torch.stack([term.total for term in terms]).mean(), units=terms[0].units)
