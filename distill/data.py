@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning import LightningDataModule, Trainer
 
 from distill.errors import ConfigError, RecordError, RenderError
+from distill.on_policy import OnPolicy
+from distill.on_policy.loop import OnPolicyLoop
 from distill.plan import EpochPlan, choose_negatives, plan_epoch
 from distill.records import read_records
 from distill.rows import Batch, allows_prefix_sharing, plain_rows, shared_rows
@@ -33,7 +35,8 @@ class RecordLoader:
 
     Lightning leaves a loader that is not a torch DataLoader alone, so that no sampler is injected under data parallelism:
     the plan already divides every step between the ranks. Plain Python in the training process is enough, since a batch
-    is built in well under a millisecond per example.
+    is built in well under a millisecond per example. refresh: gives an epoch's own examples, and whether prefix sharing is
+    right for them; as many groups as `store` has.
     """
 
     def __init__(
@@ -48,9 +51,11 @@ class RecordLoader:
         seed: int = 0,
         training: bool = True,
         trainer: Trainer | None = None,
+        refresh: Callable[[int], tuple[ExampleStore, bool]] | None = None,
     ) -> None:
         self.store = store
         self.shared = shared
+        self._refresh = refresh
         self._pad_id = pad_id
         self._batch_size = batch_size
         self._bucket_window = bucket_window
@@ -110,8 +115,12 @@ class RecordLoader:
             self._epoch = self._trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         epoch, state, done = self._epoch, self._resume, 0
         self._resume = None
+        if self._refresh is not None:
+            self.store, self.shared = self._refresh(epoch)
         if state is not None and state["epoch"] == epoch and state["batches"] < state["batches_in_epoch"]:
-            self._check_layout(state)
+            # A run stopped while the student was still answering has not begun the epoch that its state names.
+            if state["batches"] or self._refresh is None:
+                self._check_layout(state)
             done = state["batches"]
         plan = self.plan(epoch)
         for index in range(done, len(plan.groups)):
@@ -194,6 +203,7 @@ class RecordDataModule(LightningDataModule):
             after it that is not spared).
         protect_tokens: never penalise punctuation, white space or special tokens (the end of turn among them).
         seed: order of the groups and choice of the negatives.
+        on_policy: let the student itself answer a share of the questions anew between epochs, and mark what it says. None: no.
 
     Raises:
         RecordError: two of the paths share a group. RenderError: records that cannot be rendered, named before training starts;
@@ -217,6 +227,7 @@ class RecordDataModule(LightningDataModule):
         protect: Protection = "shared_prefix",
         protect_tokens: bool = True,
         seed: int = 0,
+        on_policy: OnPolicy | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= validation_fraction < 1:
@@ -230,7 +241,7 @@ class RecordDataModule(LightningDataModule):
                 raise ConfigError(f"{name} is {value}; it counts groups, at least 1")
         if negatives_per_group is not None and negatives_per_group < 0:
             raise ConfigError(f"negatives_per_group is {negatives_per_group}; give a number >= 0, or null for all of them")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["on_policy"])  # no plain value; a checkpoint could not be loaded without pickles
         self._train_path, self._validation_path, self._test_path = train, validation, test
         self.predict_path = train if predict is None else predict
         self._validation_fraction = validation_fraction
@@ -244,6 +255,8 @@ class RecordDataModule(LightningDataModule):
         self._protect: Protection = protect
         self._protect_tokens = protect_tokens
         self._seed = seed
+        self.on_policy = on_policy
+        self._loop: OnPolicyLoop | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._training_loader: RecordLoader | None = None
         self._resume: dict[str, Any] | None = None
@@ -271,6 +284,8 @@ class RecordDataModule(LightningDataModule):
                     name = self._validation_path or f"the held-out part of {self._train_path}"
                     _refuse_shared_groups(name, set(self.stores["validation"].groups), self._test_path, test_groups)
             self.stores["train"] = self._finish("train", train)
+            if self.on_policy is not None and stage == "fit":
+                self._loop = self._start_loop(self.on_policy, train)
         if stage == "test" and "test" not in self.stores:
             if self._test_path is None:
                 raise ConfigError("there are no test records: set data.test to a path")
@@ -286,18 +301,25 @@ class RecordDataModule(LightningDataModule):
         return self._training_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """The training loader's state; Lightning puts it into every checkpoint.
+        """The training loader's state, and what the student has said; Lightning puts it into every checkpoint.
 
-        Lightning saves it a second time with the loader itself, but does not load that one when something, such as a learning
-        rate schedule, has asked for the number of steps before the checkpoint's progress was restored.
+        Lightning saves the loader's a second time with the loader itself, but does not load that one when something, such as a
+        learning rate schedule, has asked for the number of steps before the checkpoint's progress was restored.
         """
-        return {} if self._training_loader is None else {"training_loader": self._training_loader.state_dict()}
+        if self._training_loader is None:
+            return {}
+        state: dict[str, Any] = {"training_loader": self._training_loader.state_dict()}
+        if self._loop is not None and self.trainer is not None:
+            state["on_policy"] = self._loop.state_dict(self.trainer)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Hand the state to the training loader, made already or not yet."""
         self._resume = state_dict["training_loader"]
         if self._training_loader is not None:
             self._training_loader.load_state_dict(self._resume)
+        if self._loop is not None and "on_policy" in state_dict:
+            self._loop.load_state_dict(state_dict["on_policy"])
 
     def val_dataloader(self) -> RecordLoader | list[RecordLoader]:
         """The validation batches, longest last; an empty list without validation records."""
@@ -311,6 +333,43 @@ class RecordDataModule(LightningDataModule):
         """The batches to score, longest last."""
         return self._loader("predict")
 
+    def own_metrics(self) -> dict[str, float]:
+        """What an on-policy run reports of the student's own samples in this epoch; nothing otherwise."""
+        return {} if self._loop is None else self._loop.metrics()
+
+    def _start_loop(self, settings: OnPolicy, builder: StoreBuilder) -> OnPolicyLoop:
+        tokenizer, store = self._load_tokenizer(), self.stores["train"]
+        if settings.adaptive is not None and "validation" not in self.stores:
+            raise ConfigError(
+                "on_policy.adaptive follows the validation loss, and there are no validation records: set data.validation or "
+                "data.validation_fraction"
+            )
+        loop = OnPolicyLoop(
+            settings,
+            path=self._train_path,
+            student=self._student,
+            tokenizer=tokenizer,
+            builder=builder,
+            store=store,
+            build=lambda own: own.build(tokenizer, protect=self._protect, protect_tokens=self._protect_tokens)[0],
+            max_tokens=self._max_tokens,
+        )
+        if settings.prompts is not None:
+            for name, path in (("validation", self._validation_path), ("test", self._test_path)):
+                others = set(self.stores[name].groups) if name in self.stores else _groups(path) if path else set()
+                path = path or f"the held-out part of {self._train_path}"
+                _refuse_shared_groups(settings.prompts, set(loop.candidates), path, others)
+        return loop
+
+    def _epoch_store(self, epoch: int) -> tuple[ExampleStore, bool]:
+        """What the loop gives for an epoch, and whether its rows may share prompts."""
+        assert self._loop is not None and self.trainer is not None
+        store = self._loop.store(epoch, self.trainer)
+        return store, self._shares_prefixes(store)
+
+    def _shares_prefixes(self, store: ExampleStore) -> bool:
+        return self._prefix_sharing and allows_prefix_sharing(self._model(), longest=store.longest_row())
+
     def _loader(self, name: str) -> RecordLoader:
         store, tokenizer = self.stores[name], self._load_tokenizer()
         training = name == "train"
@@ -319,12 +378,13 @@ class RecordDataModule(LightningDataModule):
             store,
             pad_id=int(pad_id or 0),
             batch_size=self._batch_size,
-            shared=self._prefix_sharing and allows_prefix_sharing(self._model(), longest=store.longest_row()),
+            shared=self._shares_prefixes(store),
             bucket_window=self._bucket_window,
             negatives_per_group=self._negatives_per_group if training else None,
             seed=self._seed,
             training=training,
             trainer=self.trainer,
+            refresh=self._epoch_store if training and self._loop is not None else None,
         )
 
     def _model(self) -> Any:

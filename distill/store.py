@@ -9,6 +9,7 @@ import hashlib
 import unicodedata
 from array import array
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -99,6 +100,33 @@ class StoreBuilder:
             )
             start = end
         return parts
+
+    def with_own(self, own: Mapping[str, tuple[str, Sequence[Example]]], *, beside: bool) -> StoreBuilder:
+        """A builder with the same groups in the same order, some of which the student answered itself.
+
+        own: for a group here, the name of the group that takes its place (or its own) and that one's examples. beside: they join
+        the group's examples rather than take their place.
+        """
+        builder, names = StoreBuilder(), list(self._groups)
+        builder._groups = {own[name][0] if name in own else name: index for index, name in enumerate(names)}
+        start = 0
+        for index, record_id in enumerate(self._record_ids):
+            end, name = start + self._lengths[index], names[self._group_of[index]]
+            if beside or name not in own:
+                builder._extend(
+                    record_id,
+                    name,
+                    self._tokens[start:end],
+                    self._prompt_lengths[index],
+                    self._weights[start:end],
+                    self._negatives[start:end],
+                    own=bool(self._own[index]),
+                )
+            start = end
+        for _, examples in own.values():
+            for example in examples:
+                builder.add(example)
+        return builder
 
     def _extend(
         self, record_id: str, group: str, tokens: object, prompt_length: int, weights: object, negatives: object, *, own: bool
