@@ -20,8 +20,10 @@ from distill.objectives.base import (
 from distill.objectives.ce_u import CEU
 from distill.objectives.cringe import Cringe
 from distill.objectives.dpo import DPO
+from distill.objectives.embedding import EmbeddingMatching
 from distill.objectives.gradient_ascent import GradientAscent
 from distill.objectives.hidden import HiddenObjective
+from distill.objectives.hidden_states import HiddenStateMatching
 from distill.objectives.kto import KTO
 from distill.objectives.npo import NPO, SimNPO, TokenNPO
 from distill.objectives.nsr import NegativeSampleReinforcement
@@ -38,9 +40,11 @@ __all__ = [
     "CrossSignal",
     "DeferredSignal",
     "DPO",
+    "EmbeddingMatching",
     "GradientAscent",
     "HiddenObjective",
     "HiddenSignal",
+    "HiddenStateMatching",
     "KTO",
     "Likelihood",
     "Loss",
