@@ -229,8 +229,15 @@ def _collect(passage: _Passage, layer: int, gather_N: Tensor) -> Any:
 
 
 def _post_process(logits: Tensor, config: PretrainedConfig) -> Tensor:
+    return after_head(logits, config.to_dict())
+
+
+AFTER_HEAD = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+"""The settings of a model's configuration that `after_head` reads."""
+
+
+def after_head(logits: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """What the families do between LM head and logits: Cohere multiplies, Granite divides, Gemma 2 soft-caps."""
-    settings = config.to_dict()
     if (scale := settings.get("logit_scale")) is not None:
         logits = logits * scale
     if (divisor := settings.get("logits_scaling")) is not None:

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "recipe": Command(help="run a data recipe, or list them", target="distill.cli.recipe:recipe_command"),
     "records": Command(help="validate, convert or print record files", target="distill.cli.records:records_command"),
     "show": Command(help="print what is trained: each token green, red or grey", target="distill.cli.show:show_command"),
+    "signal": Command(help="store a teacher's signal on records", target="distill.cli.signal:signal_command"),
     "evaluate": Command(help="abstention and risk-coverage of a model", target="distill.cli.evaluate:evaluate_command"),
     "shrink": Command(help="some blocks of a model -> a shallower student", target="distill.cli.shrink:shrink_command"),
     "export": Command(help="checkpoint -> plain Hugging Face folder", target="distill.cli.export:export_command"),
