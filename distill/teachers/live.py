@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distill.errors import TeacherError
@@ -75,7 +75,7 @@ class FrozenModel(RunningTeacher):
         """
         self.model.to(batch.gather_N.device)
         if self._common.only_student:
-            self._refuse_unknown_tokens(batch)
+            batch = self._of_known_tokens(batch)
         if batch.attention_mask.dim() == 4:
             self._refuse_shared_rows(max(batch.attention_mask.shape[-1], self._longest_row))
         return said_by(self.model, batch, vocabulary=self._common.size, layers=layers)
@@ -96,16 +96,17 @@ class FrozenModel(RunningTeacher):
             )
         self._shares_up_to = width
 
-    def _refuse_unknown_tokens(self, batch: Batch) -> None:
+    def _of_known_tokens(self, batch: Batch) -> Batch:
+        """The same batch, its padding (which nothing sees) by a token that the teacher has a row for."""
         known = self._common.size
-        read_by_it = batch.input_ids_BT[batch.real_BT]
-        for ids in (read_by_it, batch.targets.token_N):
+        for ids in (batch.input_ids_BT[batch.real_BT], batch.targets.token_N):
             if ids.numel() and int(ids.max()) >= known:
                 raise TeacherError(
                     f"a batch with record {batch.record_ids[0]!r} holds the token {int(ids.max())}, which teacher {self._name!r} "
                     f"does not know (it knows those below {known}): the student's tokenizer has added tokens. Take a teacher "
                     f"that knows them, or leave them out of records and chat template"
                 )
+        return replace(batch, input_ids_BT=batch.input_ids_BT.where(batch.real_BT, 0))
 
 
 def said_by(model: PreTrainedModel, batch: Batch, *, vocabulary: int, layers: Sequence[int]) -> TeacherOutput:
