@@ -201,7 +201,9 @@ class StudentModule(LightningModule):
         parts = {}
         for name, objective in self.objectives.items():
             factor = objective.weight
-            negative_only = isinstance(objective, TokenObjective) and objective.positions == "negative"
+            negative_only = (isinstance(objective, TokenObjective) and objective.positions == "negative") or (
+                isinstance(objective, SequenceObjective) and objective.unit == "negative"
+            )
             if self._skip_unpaired_negatives and negative_only and not batch.in_step.positives:
                 factor = 0.0  # times 0, not left out: under data parallelism every parameter must get its gradient
             parts[name] = factor * terms[name].total / max(batch.in_step.of(objective), 1)
