@@ -15,18 +15,22 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from distill.data import RecordDataModule
 from distill.errors import ConfigError, ModelError
 from distill.head import objective_values
 from distill.objectives import HiddenObjective, Objective, SequenceObjective, TokenObjective
 from distill.rows import Batch
+from distill.student.combination import Records, check_records, check_settings, check_trainer
 from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
 from distill.student.projectors import Projectors
 from distill.student.reference import adapter_off, load_reference, with_reference
 from distill.student.terms import Term, hidden_term, sequence_term, sequences_of, token_term
 from distill.student.trainable import LoraSettings, add_lora, train_top_layers
 from distill.teachers.logits import LiveStudent, LogitTeacher, RunningTeacher
+from distill.teachers.stored import StoredReference
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -51,6 +55,8 @@ class StudentModule(LightningModule):
             appear in the metrics (`train/likelihood`). One that compares with a reference (TokenNPO) keeps a second, frozen copy
             of the student in memory, or reads the student itself with its adapters off where it has any (lora).
         teacher: whose distributions, hidden states or embeddings the objectives compare with, where one does (ForwardKL).
+        reference: a folder that `distill signal --kind token` wrote: the reference's log-probabilities, read instead of computed;
+            no second copy of the student is kept.
         learning_rate: peak step size of AdamW. Raise it tenfold for LoRA.
         weight_decay: pull of weight matrices towards 0 per step, relative to the learning rate; never on biases and norms.
         betas: decay of AdamW's running means of the gradient and of its square.
@@ -77,6 +83,7 @@ class StudentModule(LightningModule):
         student: str,
         objectives: dict[str, Objective],
         teacher: LogitTeacher | None = None,
+        reference: str | None = None,
         learning_rate: float = 2e-5,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -99,6 +106,7 @@ class StudentModule(LightningModule):
             )
         if warmup_steps < 0:
             raise ConfigError(f"warmup_steps is {warmup_steps}; give a number of optimiser steps >= 0")
+        check_settings(objectives, teacher)
         self.save_hyperparameters(
             {
                 # With this key Lightning rebuilds the objectives from plain JSON when it loads a checkpoint.
@@ -106,6 +114,7 @@ class StudentModule(LightningModule):
                 "student": student,
                 "objectives": {name: _plain(objective) for name, objective in objectives.items()},
                 "teacher": None if teacher is None else _plain(teacher),
+                "reference": reference,
                 "learning_rate": learning_rate,
                 "weight_decay": weight_decay,
                 "betas": list(betas),
@@ -121,6 +130,7 @@ class StudentModule(LightningModule):
         self.student = student
         self.objectives = objectives
         self.teacher = teacher
+        self.reference = reference
         self.lora = lora
         self.train_layers = train_layers
         self._learning_rate, self._weight_decay, self._betas = learning_rate, weight_decay, betas
@@ -137,10 +147,23 @@ class StudentModule(LightningModule):
 
     # Model
 
+    def setup(self, stage: str) -> None:
+        """Refuse what makes no sense with these records and this trainer, before the student is loaded."""
+        if stage != "fit":
+            return
+        check_trainer(self.teacher, self.trainer)
+        if isinstance(data := self._data(), RecordDataModule):
+            check_records(self.objectives, Records.of(data))
+
     def configure_model(self) -> None:
         """Load the student once; Lightning calls this for fit, test and load_from_checkpoint, possibly several times."""
-        if "model" in self._modules:
-            return
+        if "model" not in self._modules:
+            self._load_model()
+        if self._meets_teacher() and any(isinstance(objective, HiddenObjective) for objective in self.objectives.values()):
+            assert self._running_teacher is not None  # refused at start otherwise
+            self._projectors_for(self._running_teacher)
+
+    def _load_model(self) -> None:
         from distill.models import load_model
 
         model: Any = load_model(self.student, dtype="float32")
@@ -153,9 +176,17 @@ class StudentModule(LightningModule):
             train_top_layers(model, self.train_layers)
         self.model = model.train()
         self.projectors = Projectors()
-        if any(isinstance(objective, HiddenObjective) for objective in self.objectives.values()):
-            assert self._running_teacher is not None  # refused at start otherwise
-            self._projectors_for(self._running_teacher)
+
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def _meets_teacher(self) -> bool:
+        """Whether objectives will be asked: not by `predict`, and not where a checkpoint is only loaded."""
+        return self._trainer is not None and self._trainer.state.fn in (
+            TrainerFn.FITTING,
+            TrainerFn.VALIDATING,
+            TrainerFn.TESTING,
+        )
 
     @property
     def _layers(self) -> int:
@@ -167,9 +198,8 @@ class StudentModule(LightningModule):
         width = self.model.config.get_text_config().hidden_size
         for name, objective in self.objectives.items():
             if isinstance(objective, HiddenObjective):
-                self.projectors.add(
-                    name, objective.layer_pairs(self._layers, teacher.layers), student=width, teacher=teacher.width
-                )
+                pairs = objective.layer_pairs(self._layers, teacher.layers)
+                self.projectors.add(name, pairs, student=width, teacher=teacher.width, always=objective.projects)
 
     @cached_property
     def _reference(self) -> Any:
@@ -177,16 +207,31 @@ class StudentModule(LightningModule):
         return load_reference(self.student)
 
     @cached_property
+    def _stored_reference(self) -> StoredReference | None:
+        if self.reference is None:
+            return None
+        rows = self.model.config.get_text_config().vocab_size
+        return StoredReference(self.reference, student=self.student, rows=rows)
+
+    @cached_property
     def _running_teacher(self) -> RunningTeacher | None:
         if self.teacher is None:
             return None
-        running = self.teacher.start(LiveStudent(name=self.student, model=self.model))
+        stores = data.stores.values() if self._trainer and isinstance(data := self._data(), RecordDataModule) else ()
+        running = self.teacher.start(
+            LiveStudent(
+                name=self.student,
+                model=self.model,
+                adapters_off=None if self.lora is None else lambda: adapter_off(self.model),
+                longest_row=max((store.longest_row() for store in stores), default=0),
+            )
+        )
         running.load_state_dict(self._teacher_state)
         return running
 
     def on_fit_start(self) -> None:
         """Start the teacher before the first step, so that one which does not fit is refused at once."""
-        _ = self._running_teacher
+        _ = self._running_teacher, self._stored_reference
 
     # Steps
 
@@ -239,6 +284,9 @@ class StudentModule(LightningModule):
         return terms, stats.log_prob_N.detach()
 
     def _with_reference(self, batch: Batch) -> Batch:
+        if self._stored_reference is not None:
+            targets = dataclasses.replace(batch.targets, reference_N=self._stored_reference(batch))
+            return dataclasses.replace(batch, targets=targets)
         if self.lora is not None:
             with adapter_off(self.model):
                 return with_reference(batch, self.model, head_memory=self._head_memory)
@@ -249,15 +297,15 @@ class StudentModule(LightningModule):
         self._train_metrics.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the means since the last log, every `log_every_n_steps` optimiser steps; tell the teacher that a step is done."""
+        """Log the means since the last log, every `log_every_n_steps` optimiser steps."""
         trainer = self.trainer
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches:
             self._train_metrics.finish_step(batch)
-            if self._running_teacher is not None:
-                self._running_teacher.after_step()
         if not is_due(trainer, batch_idx):
             return
         values = self._train_metrics.means(trainer)
+        if isinstance(trainer.datamodule, RecordDataModule):  # type: ignore[attr-defined]
+            values |= trainer.datamodule.own_metrics()  # type: ignore[attr-defined]
         self.log_dict(
             {f"train/{name}": value for name, value in values.items()} | {"train/learning_rate": self._rate}, batch_size=1
         )
@@ -267,12 +315,19 @@ class StudentModule(LightningModule):
         if "nats_per_positive" in values:
             self._alarm(values["nats_per_positive"])
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Tell the teacher that a step is done: here, since a checkpoint may be saved before on_train_batch_end."""
+        super().optimizer_step(*arguments, **named)
+        if self._running_teacher is not None:
+            self._running_teacher.after_step()
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note the learning rate of this step; afterwards the scheduler has already set the next one's."""
         self._rate = float(optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last pass; its time is not training time."""
+        """Start the teacher, where no fit has; forget the last pass; its time is not training time."""
+        _ = self._running_teacher
         self._train_metrics.pause()
         self._eval_metrics.start(afresh=True)
 
@@ -370,6 +425,7 @@ class StudentModule(LightningModule):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights; frozen ones stay as `student` has them. ModelError where the two do not fit, strict or not."""
         self.configure_model()  # a process that only started others, as ddp_spawn does, has no model yet
+        self.projectors.restore(state_dict)
         own = self.state_dict()
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         missing, unknown = trained - state_dict.keys(), state_dict.keys() - own.keys()
