@@ -24,8 +24,7 @@ class KTO(SequenceObjective):
     baseline="batch": z = max(0, mean of r over the responses of the micro-batch). So the loss of a response depends on those
     beside it, and on how an optimiser step is cut into micro-batches. baseline="none": z = 0, every response for itself; this is
     APO-zero without pairs.
-    desirable, undesirable: factors of the two kinds; the paper sets them so that (desirable x positives) / (undesirable x
-    negatives) lies between 1 and 4/3.
+    desirable, undesirable: factors of the two kinds, to balance them where one is much more frequent.
 
     Source: Ethayarajh et al. 2024 (arXiv:2402.01306), its loss and value function. Deviation: the paper's z estimates
     KL(p || p_reference) from responses to *other* prompts of the batch, a second pass of both models; here it is the mean

@@ -22,7 +22,7 @@ class ORPO(SequenceObjective):
     log(1 - P) is taken as log(-expm1(log P)): exact down to 1 - P = 1e-38, where log p itself runs out of float32; beyond it
     the log-odds stay at 87.
 
-    Source: Hong et al. 2024 (arXiv:2403.07691), eq. 4 and 7, lambda = 0.1. Deviation: the paper's likelihood is a mean per
+    Source: Hong et al. 2024 (arXiv:2403.07691), eq. 4 and 7. Deviation: the paper's likelihood is a mean per
     response; Likelihood is one over all tokens of the step.
     """
 

@@ -20,8 +20,8 @@ class SimPO(SequenceObjective):
     by how much (in units of the argument) the positive should lead. Without a reference nothing holds the student near what it
     was: use a small learning rate, or put Likelihood beside it. A pair's weight is the product of its responses' weights.
 
-    Source: Meng et al. 2024 (arXiv:2405.14734), eq. 6. Its authors recommend beta 2 to 2.5 to begin with and tune gamma / beta;
-    the defaults are of that size.
+    Source: Meng et al. 2024 (arXiv:2405.14734), eq. 6. Its authors used beta 2 to 2.5 and recommend gamma / beta = 0.5 to begin
+    with.
     """
 
     weight: float = 1.0
