@@ -32,7 +32,9 @@ from distill.cli.configs import config_arguments
 from distill.data import RecordDataModule
 from distill.errors import ConfigError
 from distill.export import read_checkpoint
+from distill.judges import Judge
 from distill.objectives.base import Objective
+from distill.on_policy import Marker
 from distill.settings import PARSER_MODE, parse, prepare
 from distill.student.callbacks import MetricsJsonl
 from distill.student.module import StudentModule, best_precision
@@ -124,8 +126,8 @@ class StudentCLI(LightningCLI):
     def _parse(self) -> jsonargparse.Namespace:
         actions = self._subcommand_parsers[self._arguments[0]]._actions
         options = [option for action in actions for option in action.option_strings]
-        objectives = {kind.__name__ for kind in _concrete_subclasses(Objective)}
-        return parse(self.parser, self._arguments, options=options, classes=objectives)
+        named = {kind.__name__ for base in (Objective, Marker, Judge) for kind in _concrete_subclasses(base)}
+        return parse(self.parser, self._arguments, options=options, classes=named)
 
     def _parse_ckpt_path(self) -> None:
         """Covers a ckpt_path that stands in a config file; one on the command line has been read already."""

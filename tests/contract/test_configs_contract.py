@@ -27,6 +27,13 @@ def fit_settings(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, An
     return yaml.safe_load(capsys.readouterr().out)
 
 
+def required(name: str) -> list[str]:
+    """What a training config leaves to the command line: student, records, and where it has a teacher, which one."""
+    teacher = yaml.safe_load(FIT[name].read_text(encoding="utf-8"))["model"].get("teacher")
+    open_one = teacher is not None and "model" not in teacher.get("init_args", {})
+    return ["--model.student=x", "--data.train=y", *(["--model.teacher.model=z"] if open_one else [])]
+
+
 def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value); a class with its arguments counts as one value."""
     for key, value in settings.items():
@@ -47,9 +54,16 @@ def repeated_arguments(value: Any) -> list[str]:
 
 
 def full_path(value: Any) -> Any:
-    """The same with an objective's short name made a path."""
+    """The same with a class's short name (an objective's, a teacher's, a marker's) made a path."""
+    from distill.cli.training import _concrete_subclasses
+    from distill.objectives import Objective
+    from distill.on_policy import Marker
+    from distill.teachers.logits import LogitTeacher
+
     if isinstance(value, Mapping) and "class_path" in value and "." not in value["class_path"]:
-        return {**value, "class_path": f"distill.objectives.{value['class_path']}"}
+        kinds = [kind for base in (Objective, LogitTeacher, Marker) for kind in _concrete_subclasses(base)]
+        found = next(kind for kind in kinds if kind.__name__ == value["class_path"])
+        return {**value, "class_path": f"{found.__module__}.{found.__qualname__}"}
     return value
 
 
@@ -77,7 +91,7 @@ def test_a_header_says_what_it_shows_and_how_to_run_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIT)
 def test_every_key_of_a_training_config_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = fit_settings(capsys, "--config", name, "--model.student=x", "--data.train=y")
+    settings = fit_settings(capsys, "--config", name, *required(name))
     for key, value in leaves(yaml.safe_load(FIT[name].read_text(encoding="utf-8"))):
         found: Any = settings
         for part in key.split("."):
