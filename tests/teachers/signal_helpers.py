@@ -19,7 +19,9 @@ def some_records(countries: Sequence[str] = ("France", "Kenya", "Japan", "Peru",
     rows = []
     for number, name in enumerate(countries):
         ask = (Message(role="user", content=f"What is the capital of {name}?"),)
-        rows.append(Record(id=f"{name}+", group=name, prompt=ask, response="Paris is it." * (1 + number % 3), polarity="positive"))
+        rows.append(
+            Record(id=f"{name}+", group=name, prompt=ask, response="Paris is it." * (1 + number % 3), polarity="positive")
+        )
         rows.append(Record(id=f"{name}-", group=name, prompt=ask, response=f"Paris, {name}", polarity="negative"))
         if number % 2:
             rows.append(Record(id=f"{name}?", group=name, prompt=ask, response="I don't know.", polarity="negative", weight=0.5))

@@ -103,6 +103,14 @@ def test_a_run_that_was_stopped_anywhere_ends_in_the_same_bytes(tmp_path: Path) 
         assert sorted(file.name for file in folder.iterdir()) == sorted(file.name for file in (tmp_path / "whole").iterdir())
 
 
+def test_an_error_keeps_every_batch_that_was_done(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), SignalWriter(tmp_path / "s", SETTINGS) as writer:
+        writer.add(batches()[0])
+        raise KeyboardInterrupt
+    with SignalWriter(tmp_path / "s", SETTINGS) as writer:
+        assert writer.rows == 4 and all(writer.has(f"r{number}") for number in range(4))
+
+
 def test_a_shard_whose_line_was_lost_and_a_line_whose_shard_was_lost_are_done_again(tmp_path: Path) -> None:
     whole = write(tmp_path / "whole", batches())
     assert whole is not None
