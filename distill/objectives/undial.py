@@ -1,6 +1,6 @@
 """UNDIAL: a negative as a distillation target, the frozen original with that token's logit lowered.
 
-Shape suffixes: N supervised positions, M negative ones, V vocabulary, K tokens that the teacher knows.
+Shape suffixes: N supervised positions, M negative ones, B those of one block, V vocabulary, C tokens that both models know.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from distill.errors import ConfigError
 from distill.objectives.base import Loss, Positions, SignalKind, Targets, TokenObjective, check_weight
+from distill.objectives.divergences import Block, Kernel, divergence, infinite_where
 from distill.objectives.log_odds import spread
 
 
@@ -46,7 +46,10 @@ class UNDIAL(TokenObjective):
             )
 
     def __call__(self, logits_NV: Tensor, targets: Targets) -> Loss:
-        """The cross-entropy at negative positions, 0 elsewhere. Raises ConfigError without a dense teacher."""
+        """The cross-entropy at negative positions, 0 elsewhere, over the tokens that both models know.
+
+        Raises ConfigError without a dense teacher, ValueError where the student gives probability 0 to what it should say.
+        """
         signal = targets.signal()
         if signal.kind != "dense":
             raise ConfigError(
@@ -55,14 +58,16 @@ class UNDIAL(TokenObjective):
             )
         where_N = targets.where(self.positions)
         row_M = where_N.nonzero().squeeze(1)
-        dtype = torch.promote_types(logits_NV.dtype, torch.float32)
-        with torch.no_grad():
-            lowered_MK = signal.log_probs_NK[row_M].to(dtype)
-            token_M1 = targets.token_N[row_M].unsqueeze(1)
-            # A token that the teacher does not know has no mass to lower.
-            by_M1 = torch.where(token_M1 < lowered_MK.shape[1], self.gamma, 0.0).to(dtype)
-            target_MK = lowered_MK.scatter_add(1, token_M1.clamp(max=lowered_MK.shape[1] - 1), -by_M1).softmax(1)
-        own_MK = logits_NV[row_M].to(dtype).log_softmax(1)[:, : target_MK.shape[1]]
-        # 0 times minus infinity is 0 here: a token without mass in the target costs nothing.
-        value_M = -torch.where(target_MK > 0, target_MK * own_MK, 0.0).sum(1)
+        value_M = divergence(logits_NV, signal, [(row_M, self._kernel(targets.token_N[row_M]))], temperature=1.0, scale=1.0)
         return Loss(value_N=spread(value_M, row_M, where_N.shape[0]), where_N=where_N)
+
+    def _kernel(self, token_M: Tensor) -> Kernel:
+        def to_lowered(block: Block) -> tuple[Tensor, Tensor]:
+            """-sum r log p and g = -r."""
+            # Lowered as a logarithm: the token's probability may be all there is in float32.
+            by_B1 = block.log_q_BC.new_full((len(block.log_q_BC), 1), -self.gamma)
+            r_BC = block.log_q_BC.scatter_add(1, token_M[block.row].unsqueeze(1), by_B1).softmax(1)
+            value_B = -(r_BC * block.log_p_BC).sum(1)
+            return infinite_where(value_B, block.log_p_BC, r_BC), r_BC.neg_()
+
+        return to_lowered

@@ -134,20 +134,23 @@ def test_undial_rests_where_the_students_odds_of_the_token_are_the_originals_div
     assert (gradient_of(UNDIAL(gamma=2.0), original, targets)[torch.arange(3), torch.tensor(token)] > 0).all()
 
 
-def test_undial_is_finite_for_a_teacher_without_doubt_and_a_student_without_support() -> None:
-    original = torch.tensor([[0.0, -float("inf"), -float("inf")], [0.0, 0.0, -float("inf")]])
-    logits = torch.tensor([[1e3, -1e3, 0.0], [-1e3, 1e3, -float("inf")]], requires_grad=True)
-    value = UNDIAL()(logits, negatives([0, 0], teacher_logits=original)).value_N
+@pytest.mark.parametrize("gamma", [3.0, 200.0])
+def test_undial_is_finite_for_a_teacher_without_doubt(gamma: float) -> None:
+    """Log-probabilities of 0 and -inf, and -90, which is a probability of 0 in float32: the proportions of the others stay."""
+    original = torch.tensor([[0.0, -float("inf"), -float("inf")], [0.0, -100.0, -101.0]])
+    logits = torch.tensor([[1e3, -1e3, 0.0], [-1e3, 1e3, 999.0]], requires_grad=True)
+    value = UNDIAL(gamma=gamma)(logits, negatives([0, 0], teacher_logits=original)).value_N
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     assert bool(value.isfinite().all()) and bool(gradient.isfinite().all())
+    if gamma == 200:
+        assert gradient[1].abs().max() < 1e-6, "the student already says the other two as the original would"
 
 
-def test_undial_takes_a_teacher_that_knows_fewer_tokens_than_the_students_padded_vocabulary() -> None:
-    logits, original = draw(2, 9), draw(2, 6, seed=1)
-    padded = torch.cat([original, torch.full((2, 3), -float("inf"), dtype=torch.float64)], dim=1)
-    for token in ([1, 5], [7, 8]):
-        short = UNDIAL()(logits, negatives(token, teacher_logits=original)).value_N
-        torch.testing.assert_close(short, UNDIAL()(logits, negatives(token, teacher_logits=padded)).value_N)
+def test_undial_compares_the_tokens_that_both_know_where_the_students_vocabulary_is_padded() -> None:
+    logits, original, token = draw(2, 9), draw(2, 6, seed=1), [1, 5]
+    loss = UNDIAL()(logits, negatives(token, teacher_logits=original))
+    torch.testing.assert_close(loss.value_N, UNDIAL()(logits[:, :6], negatives(token, teacher_logits=original)).value_N)
+    assert gradient_of(UNDIAL(), logits, negatives(token, teacher_logits=original))[:, 6:].abs().sum() == 0
 
 
 def test_undial_without_the_whole_distribution_says_what_it_needs() -> None:
