@@ -37,7 +37,7 @@ RULES: dict[str, set[str]] = {
     "consensus": {"records", "teachers", "judges", "prompt_file"},
     "recipes": LEFT_COLUMN | {"prompt_file", "settings"},
     "head": {"objectives", "rows"},
-    "student": {"head", "objectives", "render", "rows", "teachers", "models", "data", "plan", "records"},
+    "student": {"head", "objectives", "on_policy", "render", "rows", "teachers", "models", "data", "plan", "records"},
     "evaluate": {"records", "teachers", "judges", "consensus", "negators", "head", "rows"},
     "export": {"records", "models", "template", "evaluate", "student", "teachers", "judges", "consensus"},
     "depth": {"head", "models", "export"},

@@ -36,6 +36,7 @@ class EmbeddingMatching(HiddenObjective):
     weight: float = 1.0
     pooling: Literal["mean", "last"] = "mean"
     positions: ClassVar[Positions] = "positive"
+    reads_embedding: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_weight(self.weight, "EmbeddingMatching")

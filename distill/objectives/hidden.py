@@ -6,6 +6,7 @@ Shape suffixes: N supervised positions, D the teacher's width.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,7 +18,10 @@ class HiddenObjective(Objective):
 
     Layers are counted as transformers counts hidden states: 0 is the embeddings, L of L blocks what the LM head reads.
     Where the widths differ (or `projects` says so) the student's states pass through a trained linear projector first.
+    reads_embedding: the teacher's is no layer's state but the embedding of the whole response.
     """
+
+    reads_embedding: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -6,14 +6,17 @@ A rule yields one message for each thing that makes no sense: what was asked for
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distill.errors import ConfigError
-from distill.objectives import HiddenObjective, Objective, SequenceObjective, TokenObjective
+from distill.objectives import HiddenObjective, HiddenStateMatching, Objective, SequenceObjective, TokenObjective
+from distill.objectives.divergences import Divergence
+from distill.on_policy import OnPolicy, Unmarked
 from distill.plan import choose_negatives
 from distill.rows import StepCounts
+from distill.teachers.base_model import BaseTeacher
 from distill.teachers.ema import EmaTeacher
 from distill.teachers.logits import LogitTeacher
 from distill.teachers.mixture import MixtureTeacher
@@ -25,13 +28,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Objectives = Mapping[str, Objective]
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a student's settings say. reference: the folder of stored log-probabilities."""
+
+    objectives: Mapping[str, Objective]
+    teacher: LogitTeacher | None = None
+    reference: str | None = None
+
+    def readers(self) -> Iterator[tuple[str, Objective]]:
+        """The objectives that compare with a teacher, by how messages call them."""
+        for name, one in self.objectives.items():
+            if one.needs_teacher or _is_cross(one) or isinstance(one, HiddenObjective):
+                yield _called(name, one), one
+
+    def sequences(self) -> Iterator[tuple[str, SequenceObjective]]:
+        """The objectives on whole responses, by how messages call them."""
+        for name, one in self.objectives.items():
+            if isinstance(one, SequenceObjective):
+                yield _called(name, one), one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
     """What the training records hold and how they are read. holds: of the first epoch, as of one step. mixed: ids of the records
-    whose response is to be said in one part and avoided in another.
+    whose response is to be said in one part and avoided in another. on_policy: how the student adds its own to them.
     """
 
     path: str
@@ -40,6 +62,7 @@ class Records:
     protect: str
     protect_tokens: bool
     turns: str
+    on_policy: OnPolicy | None = None
 
     @classmethod
     def of(cls, data: RecordDataModule) -> Records:
@@ -51,43 +74,54 @@ class Records:
             path=settings["train"],
             holds=StepCounts(**{name: int(count_G.sum()) for name, count_G in counts.items()}),
             mixed=store.mixed_responses(),
+            on_policy=data.on_policy,
             **{name: settings[name] for name in ("protect", "protect_tokens", "turns")},
         )
 
 
-def check_settings(objectives: Objectives, teacher: LogitTeacher | None) -> None:
-    """Raises ConfigError for objectives and a teacher that do not fit each other; a model is not needed to tell."""
-    _refuse(message for rule in SETTINGS_RULES for message in rule(objectives, teacher))
+def check_settings(chosen: Chosen) -> None:
+    """Raises ConfigError for settings that do not fit each other; no file is read for it."""
+    _refuse(message for rule in SETTINGS_RULES for message in rule(chosen))
 
 
-def check_records(objectives: Objectives, records: Records) -> None:
-    """Raises ConfigError for objectives that the training records, or the way they are read, give nothing or half of a thing."""
-    _refuse(message for rule in RECORDS_RULES for message in rule(objectives, records))
-    for name, one in objectives.items():
-        if isinstance(one, TokenObjective | HiddenObjective) and not records.holds.of(one):
-            log.warning("objective %s has nothing to do: %s holds no %s tokens", _named(name, one), records.path, one.positions)
+def check_records(chosen: Chosen, records: Records) -> None:
+    """Raises ConfigError for settings to which the training records, or the way they are read, give nothing or half of a thing.
+
+    Warns of what is likely a mistake.
+    """
+    _refuse(message for rule in RECORDS_RULES for message in rule(chosen, records))
+    for name, one in chosen.objectives.items():
+        if isinstance(one, TokenObjective | HiddenObjective) and not _is_there(one, records):
+            log.warning("objective %s has nothing to do: %s holds no %s tokens", _called(name, one), records.path, one.positions)
+    at_rest = [one for one in chosen.objectives.values() if one.weight and not isinstance(one, Divergence | HiddenStateMatching)]
+    if not at_rest and all(isinstance(part, BaseTeacher | EmaTeacher) for part in _parts(chosen.teacher)):
+        log.warning(
+            "the student begins equal to its teacher, where every divergence and its gradient is 0: without dropout nothing will "
+            "be learnt. Add an objective that moves it, such as Likelihood"
+        )
 
 
-def check_trainer(teacher: LogitTeacher | None, trainer: Trainer) -> None:
+def check_trainer(chosen: Chosen, trainer: Trainer) -> None:
     """Raises ConfigError for a teacher that cannot live under the trainer's strategy and precision."""
-    _refuse(message for rule in TRAINER_RULES for message in rule(teacher, trainer))
+    _refuse(message for rule in TRAINER_RULES for message in rule(chosen, trainer))
 
 
-def _refuse(messages: Iterator[str]) -> None:
+def _refuse(messages: Iterable[str]) -> None:
     if found := list(messages):
         raise ConfigError("\n".join(found))
 
 
-def _named(name: str, objective: Objective) -> str:
+def _called(name: str, objective: Objective) -> str:
     return f"{name!r} ({type(objective).__name__})"
 
 
-def _reads_signal(objective: Objective) -> bool:
-    return objective.needs_teacher and not _reads_cross(objective)
-
-
-def _reads_cross(objective: Objective) -> bool:
+def _is_cross(objective: Objective) -> bool:
     return isinstance(objective, TokenObjective) and objective.needs_cross
+
+
+def _is_there(objective: Objective, records: Records) -> bool:
+    """Whether there is anything that the objective is about; what the student will say itself is not known."""
+    return records.on_policy is not None or records.holds.of(objective) > 0
 
 
 def _parts(teacher: LogitTeacher | None) -> Iterator[LogitTeacher]:
@@ -101,72 +135,82 @@ def _parts(teacher: LogitTeacher | None) -> Iterator[LogitTeacher]:
 # Objectives and teacher
 
 
-def _a_teacher_is_missing(objectives: Objectives, teacher: LogitTeacher | None) -> Iterator[str]:
-    for name, one in objectives.items():
-        if teacher is None and (one.needs_teacher or _reads_cross(one) or isinstance(one, HiddenObjective)):
+def _a_teacher_is_missing(chosen: Chosen) -> Iterator[str]:
+    if chosen.teacher is None:
+        for called, _ in chosen.readers():
             yield (
-                f"objective {_named(name, one)} compares the student with a teacher, and there is none: set model.teacher, to "
-                f"LiveTeacher for example, or train on the records alone with Likelihood"
+                f"objective {called} compares the student with a teacher, and there is none: set model.teacher, to LiveTeacher "
+                f"for example, or train on the records alone with Likelihood"
             )
 
 
-def _nobody_reads_the_teacher(objectives: Objectives, teacher: LogitTeacher | None) -> Iterator[str]:
-    readers = [one for one in objectives.values() if one.needs_teacher or _reads_cross(one) or isinstance(one, HiddenObjective)]
-    if teacher is not None and not readers:
+def _nobody_reads_the_teacher(chosen: Chosen) -> Iterator[str]:
+    if chosen.teacher is not None and not list(chosen.readers()):
         yield (
-            f"model.teacher is a {type(teacher).__name__}, and none of the objectives ({', '.join(objectives)}) reads it: leave "
-            f"it out, or add an objective that compares with a teacher, such as ForwardKL"
+            f"model.teacher is a {type(chosen.teacher).__name__}, and none of the objectives ({', '.join(chosen.objectives)}) "
+            f"reads it: leave it out, or add an objective that compares with a teacher, such as ForwardKL"
         )
 
 
-def _the_signal_is_of_a_kind_that_the_objective_cannot_use(objectives: Objectives, teacher: LogitTeacher | None) -> Iterator[str]:
-    if teacher is None:
+def _the_signal_is_of_a_kind_that_the_objective_cannot_use(chosen: Chosen) -> Iterator[str]:
+    wanting = [(called, one) for called, one in chosen.readers() if not isinstance(one, HiddenObjective)]
+    if chosen.teacher is None or not wanting:
         return
-    kind = teacher.kind()
-    for name, one in objectives.items():
-        if not one.needs_teacher or isinstance(one, HiddenObjective):
-            continue
+    kind, teacher = chosen.teacher.kind(), type(chosen.teacher).__name__
+    for called, one in wanting:
         if kind is None:
             yield (
-                f"objective {_named(name, one)} needs a distribution, and {type(teacher).__name__} gives none: use an objective "
-                f"on hidden states with it, or a teacher that gives distributions, such as LiveTeacher"
+                f"objective {called} needs a distribution, and {teacher} gives none: use EmbeddingMatching with it, or a teacher "
+                f"that gives distributions, such as LiveTeacher"
             )
         elif kind not in one.signals:
+            wanted = " or ".join(sorted(one.signals))
             yield (
-                f"objective {_named(name, one)} is right for {' or '.join(sorted(one.signals))} signals only, and "
-                f"{type(teacher).__name__} gives a {kind} one: {_other_signal(one)}"
+                f"objective {called} is right for a {wanted} signal only, and {teacher} gives a {kind} one: use ForwardKL, which "
+                f"is right for any, or a teacher that gives a {wanted} one (LiveTeacher gives whole, dense distributions)"
             )
 
 
-def _other_signal(objective: Objective) -> str:
-    if "dense" in objective.signals:
-        return "take a teacher that gives whole distributions (LiveTeacher, or a stored exact signal), or ForwardKL"
-    return f"store a signal of the kind {' or '.join(sorted(objective.signals))}"
-
-
-def _tokenizers_are_mixed_up(objectives: Objectives, teacher: LogitTeacher | None) -> Iterator[str]:
-    if teacher is None:
-        return
-    for name, one in objectives.items():
-        if _reads_cross(one) and not teacher.gives_cross:
+def _tokenizers_are_mixed_up(chosen: Chosen) -> Iterator[str]:
+    for called, one in chosen.readers():
+        if chosen.teacher is None or isinstance(one, HiddenObjective):
+            continue
+        teacher = type(chosen.teacher).__name__
+        if _is_cross(one) and not chosen.teacher.gives_cross:
             yield (
-                f"objective {_named(name, one)} compares two tokenizers, and {type(teacher).__name__} speaks the student's: "
-                f"use ForwardKL or another divergence, which is exact there, or a teacher with a tokenizer of its own"
+                f"objective {called} compares across two tokenizers, and {teacher} speaks the student's: use ForwardKL or "
+                f"another divergence, which is exact there, or a teacher with a tokenizer of its own"
             )
-        elif _reads_signal(one) and teacher.gives_cross and not isinstance(one, HiddenObjective):
+        elif not _is_cross(one) and chosen.teacher.gives_cross:
             yield (
-                f"objective {_named(name, one)} compares token by token, and {type(teacher).__name__} speaks its own tokens: use "
-                f"SpanAlignedKL or UniversalLogit, or LiveTeacher with a model of the student's family"
+                f"objective {called} compares token by token, and {teacher} speaks in tokens of its own: use SpanAlignedKL or "
+                f"UniversalLogit, or LiveTeacher with a model of the student's family"
             )
 
 
-def _the_teacher_shows_no_hidden_states(objectives: Objectives, teacher: LogitTeacher | None) -> Iterator[str]:
-    for name, one in objectives.items():
-        if teacher is not None and isinstance(one, HiddenObjective) and not teacher.gives_hidden:
+def _the_teacher_shows_no_such_states(chosen: Chosen) -> Iterator[str]:
+    for called, one in chosen.readers():
+        if chosen.teacher is None or not isinstance(one, HiddenObjective):
+            continue
+        teacher = type(chosen.teacher).__name__
+        if one.reads_embedding and not chosen.teacher.gives_embedding:
             yield (
-                f"objective {_named(name, one)} compares hidden states, and {type(teacher).__name__} shows none: take "
-                f"LiveTeacher, or an objective on distributions, such as ForwardKL"
+                f"objective {called}: {teacher} serves no embeddings; use EmbeddingTeacher or StoredEmbeddings, or "
+                f"HiddenStateMatching if it is a model"
             )
+        elif not one.reads_embedding and not chosen.teacher.gives_hidden:
+            yield (
+                f"objective {called}: {teacher} shows no hidden states; use LiveTeacher, or an objective on what it gives, such "
+                f"as ForwardKL or EmbeddingMatching"
+            )
+
+
+def _nobody_reads_the_reference(chosen: Chosen) -> Iterator[str]:
+    if chosen.reference is not None and not any(one.needs_reference for one in chosen.objectives.values()):
+        yield (
+            f"model.reference is {chosen.reference}, and none of the objectives ({', '.join(chosen.objectives)}) compares with a "
+            f"reference: leave it out, or use one that does, such as DPO or NPO"
+        )
 
 
 SETTINGS_RULES = (
@@ -174,18 +218,15 @@ SETTINGS_RULES = (
     _nobody_reads_the_teacher,
     _the_signal_is_of_a_kind_that_the_objective_cannot_use,
     _tokenizers_are_mixed_up,
-    _the_teacher_shows_no_hidden_states,
+    _the_teacher_shows_no_such_states,
+    _nobody_reads_the_reference,
 )
 
 
 # Objectives and records
 
 
-def _whole_responses(objectives: Objectives) -> Iterator[tuple[str, SequenceObjective]]:
-    return ((_named(name, one), one) for name, one in objectives.items() if isinstance(one, SequenceObjective))
-
-
-def _there_are_no_such_responses(objectives: Objectives, records: Records) -> Iterator[str]:
+def _there_are_no_such_responses(chosen: Chosen, records: Records) -> Iterator[str]:
     remedy = {
         "pair": "positives and negatives must share group and prompt; without such pairs use an objective on each alone, such as "
         "Likelihood with Unlikelihood",
@@ -193,49 +234,73 @@ def _there_are_no_such_responses(objectives: Objectives, records: Records) -> It
         "negative": "add negative records (`distill recipe` makes some), or train with Likelihood alone",
         "sequence": "add records whose whole response is positive or negative",
     }
-    for named, one in _whole_responses(objectives):
-        if not records.holds.of(one):
+    for called, one in chosen.sequences():
+        if not _is_there(one, records):
             unit = {"pair": "pair", "sequence": "whole response"}.get(one.unit, f"{one.unit} response")
-            yield f"objective {named} is about each {unit}, and {records.path} holds none: {remedy[one.unit]}"
+            yield f"objective {called} is about each {unit}, and {records.path} holds none: {remedy[one.unit]}"
 
 
-def _a_negative_is_protected_in_part(objectives: Objectives, records: Records) -> Iterator[str]:
+def _a_negative_is_protected_in_part(chosen: Chosen, records: Records) -> Iterator[str]:
     settings = [f"data.protect = {records.protect}"] if records.protect != "none" else []
     settings += ["data.protect_tokens = true"] if records.protect_tokens else []
-    for named, one in _whole_responses(objectives):
-        if settings and one.unit != "positive" and records.holds.negative_sequences:
+    negatives = records.holds.negative_sequences or records.on_policy is not None
+    for called, one in chosen.sequences():
+        if settings and negatives and one.unit != "positive":
             yield (
-                f"objective {named} compares whole responses, and {' and '.join(settings)} would leave tokens of the negatives "
+                f"objective {called} compares whole responses, and {' and '.join(settings)} would leave tokens of the negatives "
                 f"out of their sums: set data.protect to none and data.protect_tokens to false, or use an objective on tokens "
                 f"(Unlikelihood, TokenNPO), which such protection is for"
             )
 
 
-def _a_response_has_two_polarities(objectives: Objectives, records: Records) -> Iterator[str]:
-    for named, _ in _whole_responses(objectives):
+def _a_response_has_two_polarities(chosen: Chosen, records: Records) -> Iterator[str]:
+    for called, _ in chosen.sequences():
         if records.mixed:
             yield (
-                f"objective {named} takes a response for good or bad as a whole, and {len(records.mixed)} record(s) have spans "
-                f"of both polarities, such as {records.mixed[0]!r}: use objectives on tokens for them (Likelihood, Unlikelihood) "
-                f"or split the records"
+                f"objective {called} takes a response for good or bad as a whole, and {len(records.mixed)} record(s) have spans "
+                f"of both polarities, such as {records.mixed[0]!r}: use objectives on tokens for them (Likelihood, "
+                f"Unlikelihood), or split the records"
             )
 
 
-def _a_response_is_several_turns(objectives: Objectives, records: Records) -> Iterator[str]:
-    for named, _ in _whole_responses(objectives):
+def _a_response_is_several_turns(chosen: Chosen, records: Records) -> Iterator[str]:
+    for called, _ in chosen.sequences():
         if records.turns == "all":
             yield (
-                f"objective {named} compares responses, and data.turns = all adds the earlier turns of the conversation to them, "
-                f"which are the same in all: set data.turns to last, or use objectives on tokens"
+                f"objective {called} compares responses, and data.turns = all adds the earlier turns of the conversation to "
+                f"them, which are the same in all: set data.turns to last, or use objectives on tokens"
             )
 
 
-def _nothing_is_to_be_learnt(objectives: Objectives, records: Records) -> Iterator[str]:
-    if not any(one.weight and records.holds.of(one) for one in objectives.values()):
-        names = ", ".join(_named(name, one) for name, one in objectives.items())
+def _nothing_is_to_be_learnt(chosen: Chosen, records: Records) -> Iterator[str]:
+    if not any(one.weight and _is_there(one, records) for one in chosen.objectives.values()):
+        names = ", ".join(_called(name, one) for name, one in chosen.objectives.items())
         yield (
             f"none of the objectives {names} has a weight above 0 and anything in {records.path} to be about: change the "
             f"objectives, their weights or the records"
+        )
+
+
+def _what_the_student_says_was_never_stored(chosen: Chosen, records: Records) -> Iterator[str]:
+    if records.on_policy is None:
+        return
+    if chosen.teacher is not None and not chosen.teacher.reads_new_text:
+        yield (
+            f"data.on_policy trains on texts that the student is yet to write, and {type(chosen.teacher).__name__} knows stored "
+            f"ones only: take LiveTeacher, or leave on_policy out"
+        )
+    if chosen.reference is not None:
+        yield (
+            f"data.on_policy trains on texts that the student is yet to write, and model.reference = {chosen.reference} knows "
+            f"stored ones only: leave reference out, so that a copy of the student is asked, or leave on_policy out"
+        )
+
+
+def _nobody_says_what_the_students_texts_are_worth(chosen: Chosen, records: Records) -> Iterator[str]:
+    if records.on_policy is not None and isinstance(records.on_policy.marker, Unmarked) and not list(chosen.readers()):
+        yield (
+            "data.on_policy leaves the student's texts unmarked, and no objective compares them with a teacher: the student "
+            "would learn to say what it says. Set on_policy.marker (JudgeMarker, AllNegative), or a teacher and ForwardKL"
         )
 
 
@@ -245,25 +310,27 @@ RECORDS_RULES = (
     _a_response_has_two_polarities,
     _a_response_is_several_turns,
     _nothing_is_to_be_learnt,
+    _what_the_student_says_was_never_stored,
+    _nobody_says_what_the_students_texts_are_worth,
 )
 
 
 # Teacher and trainer
 
 
-def _an_average_of_sharded_weights(teacher: LogitTeacher | None, trainer: Trainer) -> Iterator[str]:
+def _an_average_of_sharded_weights(chosen: Chosen, trainer: Trainer) -> Iterator[str]:
     from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
     sharded = isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy)
-    if sharded and any(isinstance(part, EmaTeacher) for part in _parts(teacher)):
+    if sharded and any(isinstance(part, EmaTeacher) for part in _parts(chosen.teacher)):
         yield (
             f"EmaTeacher averages whole weights, and {type(trainer.strategy).__name__} cuts them into shards: train with "
             f"trainer.strategy = ddp, or take BaseTeacher"
         )
 
 
-def _an_average_of_half_precision(teacher: LogitTeacher | None, trainer: Trainer) -> Iterator[str]:
-    if trainer.precision in ("bf16-true", "16-true") and any(isinstance(part, EmaTeacher) for part in _parts(teacher)):
+def _an_average_of_half_precision(chosen: Chosen, trainer: Trainer) -> Iterator[str]:
+    if trainer.precision in ("bf16-true", "16-true") and any(isinstance(part, EmaTeacher) for part in _parts(chosen.teacher)):
         yield (
             f"EmaTeacher moves by small steps, which {trainer.precision} weights round away: train with trainer.precision = "
             f"bf16-mixed or 32-true"

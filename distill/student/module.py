@@ -23,7 +23,7 @@ from distill.errors import ConfigError, ModelError
 from distill.head import objective_values
 from distill.objectives import HiddenObjective, Objective, SequenceObjective, TokenObjective
 from distill.rows import Batch
-from distill.student.combination import Records, check_records, check_settings, check_trainer
+from distill.student.combination import Chosen, Records, check_records, check_settings, check_trainer
 from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
 from distill.student.projectors import Projectors
 from distill.student.reference import adapter_off, load_reference, with_reference
@@ -106,7 +106,7 @@ class StudentModule(LightningModule):
             )
         if warmup_steps < 0:
             raise ConfigError(f"warmup_steps is {warmup_steps}; give a number of optimiser steps >= 0")
-        check_settings(objectives, teacher)
+        check_settings(Chosen(objectives=objectives, teacher=teacher, reference=reference))
         self.save_hyperparameters(
             {
                 # With this key Lightning rebuilds the objectives from plain JSON when it loads a checkpoint.
@@ -151,9 +151,10 @@ class StudentModule(LightningModule):
         """Refuse what makes no sense with these records and this trainer, before the student is loaded."""
         if stage != "fit":
             return
-        check_trainer(self.teacher, self.trainer)
+        chosen = Chosen(objectives=self.objectives, teacher=self.teacher, reference=self.reference)
+        check_trainer(chosen, self.trainer)
         if isinstance(data := self._data(), RecordDataModule):
-            check_records(self.objectives, Records.of(data))
+            check_records(chosen, Records.of(data))
 
     def configure_model(self) -> None:
         """Load the student once; Lightning calls this for fit, test and load_from_checkpoint, possibly several times."""

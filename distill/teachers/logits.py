@@ -72,12 +72,14 @@ class RunningTeacher(ABC):
 class LogitTeacher(ABC):
     """The settings of a teacher that gives distributions; a frozen keyword-only dataclass of plain values.
 
-    reads_new_text: whether it can judge a text that it has not seen before, as on-policy training needs. gives_hidden: whether
-    it shows hidden states (or embeddings). gives_cross: whether its distributions are over a vocabulary of its own.
+    reads_new_text: whether it can judge a text that it has not seen before, as on-policy training needs. gives_hidden,
+    gives_embedding: whether it shows hidden states, or one vector per response. gives_cross: whether its distributions are over
+    a vocabulary of its own.
     """
 
     reads_new_text: bool = True
     gives_hidden: bool = False
+    gives_embedding: bool = False
     gives_cross: bool = False
 
     @abstractmethod
