@@ -29,9 +29,14 @@ def fit_settings(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, An
 
 def required(name: str) -> list[str]:
     """What a training config leaves to the command line: student, records, and where it has a teacher, which one."""
-    teacher = yaml.safe_load(FIT[name].read_text(encoding="utf-8"))["model"].get("teacher")
-    open_one = teacher is not None and "model" not in teacher.get("init_args", {})
-    return ["--model.student=x", "--data.train=y", *(["--model.teacher.model=z"] if open_one else [])]
+    arguments = ["--model.student=x", "--data.train=y"]
+    teacher = full_path(yaml.safe_load(FIT[name].read_text(encoding="utf-8"))["model"].get("teacher"))
+    if teacher is not None:
+        module, _, kind = teacher["class_path"].rpartition(".")
+        parameters = inspect.signature(getattr(importlib.import_module(module), kind)).parameters.values()
+        open_ones = [one.name for one in parameters if one.default is one.empty and one.name not in teacher.get("init_args", {})]
+        arguments += [f"--model.teacher.{one}=z" for one in open_ones]
+    return arguments
 
 
 def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
