@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -67,8 +69,10 @@ def reset_peak_memory(device: str = "cpu") -> bool:
         torch.cuda.reset_peak_memory_stats()
         return True
     try:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what is used next
         Path("/proc/self/clear_refs").write_text("5")  # 5: set VmHWM back to VmRSS
-    except OSError:
+    except (OSError, AttributeError):
         return False
     return True
 

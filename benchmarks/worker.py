@@ -299,7 +299,7 @@ def our_way(bench: Bench, groups: Sequence[Sequence[Text]], loss: Loss, *, share
     if loss == "KL":
         from distill.objectives import ForwardKL
 
-        teacher, objectives = FrozenModel(bench.teacher), {loss: ForwardKL()}
+        teacher, objectives = FrozenModel(bench.teacher, name="the teacher"), {loss: ForwardKL()}
     else:
         objectives = {loss: Likelihood() if loss == "likelihood" else Unlikelihood()}
     pad_id = bench.tokenizer.pad_token_id or 0
