@@ -16,6 +16,7 @@ from pytorch_lightning import Trainer
 from signal_helpers import Stored, changed, some_records, store
 from torch import Tensor
 
+from distill.cli import main
 from distill.data import RecordDataModule
 from distill.errors import TeacherError
 from distill.head import objective_values, supervised_logits
@@ -26,11 +27,18 @@ from distill.render import Example
 from distill.rows import Batch, plain_rows, shared_rows
 from distill.student.module import StudentModule
 from distill.teachers.live import LiveTeacher
-from distill.teachers.logits import RunningTeacher
+from distill.teachers.logits import LogitTeacher, RunningTeacher
 from distill.teachers.signal_store import record_key
 from distill.teachers.stored import StoredReference, StoredTeacher, padded
 
 KINDS = {"exact": (), "top_k": ("--k", "7"), "sampled": ("--k", "20")}
+
+
+def make_logit_teacher(kind: type[LogitTeacher], student: str, records: str, folder: Path) -> LogitTeacher:
+    """For the contract."""
+    arguments = ["--teacher", student, "--records", records, "--out", str(folder / "signal"), "--kind", "top_k", "--k", "7"]
+    assert main(["signal", *arguments]) == 0
+    return StoredTeacher(path=str(folder / "signal"))
 
 
 @pytest.fixture(scope="module")
