@@ -1,6 +1,8 @@
 """Which objective brings a half-depth student nearest to its teacher? Arms that differ in the loss alone, several seeds.
 
     python -m benchmarks.distillation prepare --data DATA --out runs/distillation
+    cd runs/distillation && distill signal --teacher smollm2-135m-instruct --records train.jsonl validation.jsonl test.jsonl \\
+        --out signal-exact --kind exact     # and top_k, sampled with the training records alone
     python -m benchmarks.distillation run --out runs/distillation --arms [likelihood,forward_kl] --seeds [0,1,2]
     python -m benchmarks.distillation table --out runs/distillation --split validation   # to choose
     python -m benchmarks.distillation table --out runs/distillation --split test         # once, at the end
@@ -43,7 +45,7 @@ from distill.objectives import (
 from distill.records import Message, Record, Span, read_records, write_records
 
 TEACHER = "smollm2-135m-instruct"
-SIZES = {"train": 110, "validation": 24, "test": 50}  # records of each of the three kinds of text
+SIZES = {"train": 110, "validation": 24, "test": 30}  # records of each of the three kinds of text
 WORDS = 40  # of a response
 Split = Literal["validation", "test"]
 
@@ -291,12 +293,14 @@ def _shuffled(source: Path, target: Path, seed: int) -> None:
 def _measure(module: Any, teacher: str, out: Path, split: str) -> dict[str, float]:
     """By kind of text and over all: KL to the teacher, top-1 agreement, nats per token of the text."""
     from distill.evaluate.agreement import agreement
-    from distill.models import load_model, load_tokenizer
+    from distill.models import load_tokenizer
     from distill.render import render
     from distill.rows import plain_rows
+    from distill.teachers.logits import LiveStudent
+    from distill.teachers.stored import StoredTeacher
 
-    tokenizer = load_tokenizer(teacher)
-    student, original = module.model.eval(), load_model(teacher, dtype="float32").eval()
+    tokenizer, student = load_tokenizer(teacher), module.model.eval()
+    original = StoredTeacher(path=str(out / "signal-exact")).start(LiveStudent(name=str(out / "student"), model=student))
     kinds: dict[str, list[Any]] = {}
     for record in read_records(out / f"{split}.jsonl"):
         kinds.setdefault(record.id.split("-")[0], []).append(render(record, tokenizer))

@@ -10,8 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distill.errors import ConfigError
+
 if TYPE_CHECKING:
     from distill.rows import Batch
+    from distill.teachers.logits import RunningTeacher
 
 _POSITIONS_AT_ONCE = 512
 
@@ -36,26 +39,30 @@ class Agreement:
         return math.exp(self.nats)
 
 
-def agreement(student: Any, teacher: Any, batches: Iterable[Batch]) -> Agreement:
-    """Compare two causal language models of one tokenizer on batches, in their own precision and without gradient.
+def agreement(student: Any, teacher: RunningTeacher, batches: Iterable[Batch]) -> Agreement:
+    """Compare a causal language model with a teacher of the same tokenizer, in their own precision and without gradient.
 
-    Both read the same rows; each position counts the same, whatever its weight and polarity. The shorter of two padded
-    vocabularies decides what is compared.
+    teacher: live (`FrozenModel`) or stored; it must give the whole distribution, and ConfigError is raised where it does not.
+    Each position counts the same, whatever its weight and polarity. The shorter of two padded vocabularies is compared.
     """
     import torch
 
     from distill.head import hidden_signal
+    from distill.objectives import DeferredSignal
 
-    vocabulary = min(model.config.get_text_config().vocab_size for model in (student, teacher))
+    vocabulary = student.config.get_text_config().vocab_size
     sums, tokens = torch.zeros(4, dtype=torch.float64), 0
     for batch in batches:
         with torch.no_grad():
-            own, its = (hidden_signal(model, batch, vocabulary=vocabulary)[0] for model in (student, teacher))
+            own, its = hidden_signal(student, batch, vocabulary=vocabulary)[0], teacher(batch).signal
+            if its is None or not isinstance(its, DeferredSignal) and its.kind != "dense":
+                raise ConfigError("the teacher gives no whole distribution to compare with; use a live or an exactly stored one")
             for index_C in torch.arange(len(batch.gather_N)).split(_POSITIONS_AT_ONCE):
-                student_CV = own.select(index_C).materialise().log_probs_NK
-                teacher_CV = its.select(index_C).materialise().log_probs_NK
+                chosen = its.select(index_C)
+                teacher_CV = (chosen.materialise() if isinstance(chosen, DeferredSignal) else chosen).log_probs_NK
+                student_CV = own.select(index_C).materialise().log_probs_NK[:, : teacher_CV.shape[1]].log_softmax(1)
                 token_C1 = batch.targets.token_N[index_C].unsqueeze(1)
-                kl_C = (teacher_CV.exp() * (teacher_CV - student_CV)).sum(1)
+                kl_C = torch.nn.functional.kl_div(student_CV, teacher_CV, log_target=True, reduction="none").sum(1)
                 same_C = student_CV.argmax(1) == teacher_CV.argmax(1)
                 said = [-one.gather(1, token_C1).sum() for one in (student_CV, teacher_CV)]
                 sums += torch.stack([kl_C.sum(), same_C.sum(), *said]).double().cpu()
