@@ -104,7 +104,7 @@ def test_every_option_that_a_page_shows_exists(page: Path, help_of: Callable[[st
             unknown += [f"{command} {option}" for option in options if not is_training_option(option)]
         elif command in ("records", "configs") and len(words) > 1:
             unknown += [f"{command} {option}" for option in options if option not in help_of(f"{command} {words[1]}")]
-        elif command in ("show", "evaluate", "export", "chat"):
+        elif command in ("show", "signal", "evaluate", "export", "chat"):
             unknown += [f"{command} {option}" for option in options if option not in help_of(command)]
     assert unknown == []
 
