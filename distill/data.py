@@ -11,11 +11,13 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning import LightningDataModule, Trainer
 
+from distill.alignment import AlignedTokens
 from distill.errors import ConfigError, RecordError, RenderError
 from distill.on_policy import OnPolicy
 from distill.on_policy.loop import OnPolicyLoop
@@ -36,7 +38,7 @@ class RecordLoader:
     Lightning leaves a loader that is not a torch DataLoader alone, so that no sampler is injected under data parallelism:
     the plan already divides every step between the ranks. Plain Python in the training process is enough, since a batch
     is built in well under a millisecond per example. refresh: gives an epoch's own examples, and whether prefix sharing is
-    right for them; as many groups as `store` has.
+    right for them; as many groups as `store` has. aligned: the records in the tokens of a teacher with another tokenizer.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class RecordLoader:
         training: bool = True,
         trainer: Trainer | None = None,
         refresh: Callable[[int], tuple[ExampleStore, bool]] | None = None,
+        aligned: AlignedTokens | None = None,
     ) -> None:
         self.store = store
+        self._aligned = aligned
         self.shared = shared
         self._refresh = refresh
         self._pad_id = pad_id
@@ -130,6 +134,10 @@ class RecordLoader:
 
     def batch(self, plan: EpochPlan, index: int) -> Batch:
         """The index-th batch of a plan; unsupervised where this rank has no group in it, so that all ranks step together."""
+        batch = self._rows(plan, index)
+        return batch if self._aligned is None else replace(batch, other=self._aligned.tokens(batch))
+
+    def _rows(self, plan: EpochPlan, index: int) -> Batch:
         groups = plan.groups[index]
         if len(groups):
             views = [self.store.group(group, plan.keep_E) for group in groups]
@@ -203,6 +211,8 @@ class RecordDataModule(LightningDataModule):
             after it that is not spared).
         protect_tokens: never penalise punctuation, white space or special tokens (the end of turn among them).
         seed: order of the groups and choice of the negatives.
+        teacher_tokenizer: name or folder of a teacher that does not share the student's tokenizer: the records are rendered for
+            it too. `distill fit` sets it where model.teacher is a CrossTeacher.
         on_policy: let the student itself answer a share of the questions anew between epochs, and mark what it says. None: no.
 
     Raises:
@@ -227,6 +237,7 @@ class RecordDataModule(LightningDataModule):
         protect: Protection = "shared_prefix",
         protect_tokens: bool = True,
         seed: int = 0,
+        teacher_tokenizer: str | None = None,
         on_policy: OnPolicy | None = None,
     ) -> None:
         super().__init__()
@@ -241,6 +252,11 @@ class RecordDataModule(LightningDataModule):
                 raise ConfigError(f"{name} is {value}; it counts groups, at least 1")
         if negatives_per_group is not None and negatives_per_group < 0:
             raise ConfigError(f"negatives_per_group is {negatives_per_group}; give a number >= 0, or null for all of them")
+        if teacher_tokenizer is not None and turns == "all":
+            raise ConfigError(
+                f"turns = 'all' and teacher_tokenizer = {teacher_tokenizer!r}: each model's own template writes the earlier "
+                f"turns, and where it trims or rewrites them the two have no text in common; set turns to last"
+            )
         self.save_hyperparameters(ignore=["on_policy"])  # no plain value; a checkpoint could not be loaded without pickles
         self._train_path, self._validation_path, self._test_path = train, validation, test
         self.predict_path = train if predict is None else predict
@@ -258,6 +274,8 @@ class RecordDataModule(LightningDataModule):
         self.on_policy = on_policy
         self._loop: OnPolicyLoop | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._teacher_tokenizer = teacher_tokenizer
+        self._aligned: dict[str, AlignedTokens] = {}  # by path, where a teacher has a tokenizer of its own
         self._training_loader: RecordLoader | None = None
         self._resume: dict[str, Any] | None = None
         self.stores: dict[str, ExampleStore] = {}  # "train", "validation", "test", "predict": read once, whatever the stages
@@ -353,6 +371,7 @@ class RecordDataModule(LightningDataModule):
             store=store,
             build=lambda own: own.build(tokenizer, protect=self._protect, protect_tokens=self._protect_tokens)[0],
             max_tokens=self._max_tokens,
+            aligned=self._aligned.get(self._train_path),
         )
         if settings.prompts is not None:
             for name, path in (("validation", self._validation_path), ("test", self._test_path)):
@@ -373,6 +392,7 @@ class RecordDataModule(LightningDataModule):
     def _loader(self, name: str) -> RecordLoader:
         store, tokenizer = self.stores[name], self._load_tokenizer()
         training = name == "train"
+        paths = {"validation": self._validation_path or self._train_path, "test": self._test_path, "train": self._train_path}
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         return RecordLoader(
             store,
@@ -385,6 +405,7 @@ class RecordDataModule(LightningDataModule):
             training=training,
             trainer=self.trainer,
             refresh=self._epoch_store if training and self._loop is not None else None,
+            aligned=self._aligned.get(paths.get(name) or ""),  # no loss is asked when a student predicts
         )
 
     def _model(self) -> Any:
@@ -407,12 +428,16 @@ class RecordDataModule(LightningDataModule):
         from distill.render import render
 
         tokenizer, builder, failures = self._load_tokenizer(), StoreBuilder(), []
+        aligned = self._start_alignment(path)
         for record in read_records(Path(path)):
             if record.weight == 0 and not record.spans:
                 builder.leave_out("of weight 0")
                 continue
             try:
-                builder.add(render(record, tokenizer, max_tokens=self._max_tokens, turns=self._turns))
+                example = render(record, tokenizer, max_tokens=self._max_tokens, turns=self._turns)
+                if aligned is not None:
+                    aligned.add(record, example)
+                builder.add(example)
             except RenderError as error:
                 failures.append(str(error))
         if failures:
@@ -421,6 +446,16 @@ class RecordDataModule(LightningDataModule):
         if not builder.groups:
             raise RecordError(f"{path}: no record is left to train on or to validate with")
         return builder
+
+    def _start_alignment(self, path: str) -> AlignedTokens | None:
+        """Where the records of a file are kept in the teacher's tokens; None where it has the student's."""
+        if self._teacher_tokenizer is None:
+            return None
+        from distill.models import load_tokenizer
+
+        teacher = load_tokenizer(self._teacher_tokenizer)
+        self._aligned[path] = AlignedTokens(self._load_tokenizer(), teacher, name=self._teacher_tokenizer)
+        return self._aligned[path]
 
     def _read_to_predict(self, path: str) -> ExampleStore:
         """Render every record that can be rendered; note why the others cannot."""

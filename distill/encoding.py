@@ -111,6 +111,12 @@ class Encoder:
                 return ids, None
         raise RenderError(f"the tokenizer makes a control token of the ordinary text {text[:60]!r}; remove it from the record")
 
+    def many(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, each as it stands inside a longer one; not for text that somebody else wrote."""
+        if not self.is_fast:
+            return [self._split(text, first=False)[0] for text in texts]
+        return [encoding.ids for encoding in self._inside.encode_batch_fast(texts, add_special_tokens=False)]
+
     def trusted(self, text: str, first: bool) -> tuple[list[int], Offsets]:
         """Text of the template, at the beginning of a sequence or inside one."""
         if first:

@@ -107,18 +107,19 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherTokens:
-    """The responses of a batch in a teacher's own tokens. batch: rows and supervised positions as the teacher reads them, its
-    sequences numbered as the student's. span_N, span_M: which stretch of text, delimited by both tokenizers, the student's and
-    the teacher's supervised positions belong to; -1 none.
+    """The responses of a batch in a teacher's own tokens. name: of the model whose tokenizer it is. batch: rows and supervised
+    positions as the teacher reads them, its sequences numbered as the student's. span_N, span_M: which stretch of text,
+    delimited by both tokenizers, the student's and the teacher's supervised positions belong to; -1 none.
     """
 
+    name: str
     batch: Batch
     span_N: Tensor
     span_M: Tensor
 
     def to(self, device: torch.device | str) -> OtherTokens:
         """The same tokens on `device`."""
-        return OtherTokens(batch=self.batch.to(device), span_N=self.span_N.to(device), span_M=self.span_M.to(device))
+        return replace(self, batch=self.batch.to(device), span_N=self.span_N.to(device), span_M=self.span_M.to(device))
 
 
 class SupervisedTokens(Protocol):

@@ -64,6 +64,11 @@ def response_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return facts.encoder.continuation(text, facts.encoder.own_words)[0]
 
 
+def inner_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The ids of each of many texts of a vocabulary, as it stands inside a longer text; no control tokens."""
+    return _facts(tokenizer).encoder.many(texts)
+
+
 def response_offsets(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Offsets:
     """The half-open stretch of `text` (code points) that each token stands for.
 

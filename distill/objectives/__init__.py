@@ -2,6 +2,7 @@
 
 from distill.objectives.adaptive import AdaptiveKL
 from distill.objectives.base import (
+    CommonRoots,
     CrossSignal,
     DeferredSignal,
     HiddenSignal,
@@ -36,14 +37,17 @@ from distill.objectives.orpo import ORPO
 from distill.objectives.repetition import RepetitionUnlikelihood, SequenceUnlikelihood, repeated_ngram_positions
 from distill.objectives.simpo import SimPO
 from distill.objectives.skew import SkewForwardKL, SkewReverseKL
+from distill.objectives.span_aligned import SpanAlignedKL
 from distill.objectives.token_likelihood import Likelihood, likelihood
 from distill.objectives.token_unlikelihood import Unlikelihood, unlikelihood
 from distill.objectives.total_variation import TotalVariation
 from distill.objectives.undial import UNDIAL
+from distill.objectives.universal_logit import UniversalLogit
 
 __all__ = [
     "AdaptiveKL",
     "CEU",
+    "CommonRoots",
     "ContrastiveSkewKL",
     "Cringe",
     "CrossSignal",
@@ -77,6 +81,7 @@ __all__ = [
     "SimPO",
     "SkewForwardKL",
     "SkewReverseKL",
+    "SpanAlignedKL",
     "Targets",
     "TeacherSignal",
     "TokenNPO",
@@ -84,6 +89,7 @@ __all__ = [
     "TotalVariation",
     "UNDIAL",
     "Unit",
+    "UniversalLogit",
     "Unlikelihood",
     "likelihood",
     "reduce",

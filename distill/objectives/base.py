@@ -104,12 +104,34 @@ class HiddenSignal(DeferredSignal):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommonRoots:
+    """What two vocabularies can say of the next text in common: every token of either belongs to one of `count` roots.
+
+    student_V, teacher_V (int64): the root of each token; tokens of one root begin with the same text. glues_student (P, 2): the
+    student writes the text of its own token u and of the teacher's token v as one token, so v cannot follow where the student
+    has said u; sorted by u. glues_teacher: the same of the teacher's token u and the student's v.
+    """
+
+    count: int
+    student_V: Tensor
+    teacher_V: Tensor
+    glues_student: Tensor
+    glues_teacher: Tensor
+
+    def to(self, device: torch.device | str) -> CommonRoots:
+        """The same roots on `device`."""
+        names = ("student_V", "teacher_V", "glues_student", "glues_teacher")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
 class CrossSignal:
     """What a teacher with another tokenizer says about the same texts, at its own M supervised positions.
 
     teacher: its distributions over its own vocabulary. token_M: its own token there; sequence_M: which response of the batch.
     span_N, span_M (int64): which stretch of text that both tokenizers delimit a position belongs to, numbered through the
-    batch; -1 where it belongs to none. Positions of one span and side are in text order.
+    batch so that a stretch and the one that follows it in the text have consecutive numbers; -1 where it belongs to none.
+    Positions of one span and side are in text order. roots: what the two vocabularies have in common.
     """
 
     teacher: TeacherSignal | DeferredSignal
@@ -117,11 +139,13 @@ class CrossSignal:
     sequence_M: Tensor
     span_N: Tensor
     span_M: Tensor
+    roots: CommonRoots | None = None
 
     def select(self, index: Tensor, sequences: Tensor) -> CrossSignal:
         """The signal for the student's positions `index`, which are all those of `sequences`."""
         index_M = torch.isin(self.sequence_M, sequences).nonzero().squeeze(1)
-        return CrossSignal(
+        return replace(
+            self,
             teacher=self.teacher.select(index_M),
             token_M=self.token_M[index_M],
             sequence_M=self.sequence_M[index_M],
@@ -132,7 +156,10 @@ class CrossSignal:
     def to(self, device: torch.device | str) -> CrossSignal:
         """The same signal on `device`."""
         names = ("token_M", "sequence_M", "span_N", "span_M")
-        return replace(self, teacher=self.teacher.to(device), **{name: getattr(self, name).to(device) for name in names})
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return replace(
+            self, teacher=self.teacher.to(device), roots=None if self.roots is None else self.roots.to(device), **moved
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pytorch_lightning import Trainer
     from transformers import PreTrainedTokenizerBase
 
+    from distill.alignment import AlignedTokens
+
 log = logging.getLogger(__name__)
 VALIDATION_LOSS = "val/nats_per_positive"
 
@@ -53,6 +55,7 @@ class OnPolicyLoop:
     """Keeps the buffer, draws new samples when an epoch is due, and builds the epoch's store.
 
     path: the training records. builder, store: what they gave, before and after protection. build: protects and packs a builder.
+    aligned: told of the student's responses too, where a teacher with another tokenizer reads them.
     Everything an epoch needs is in `state_dict`, so that a run stopped inside one goes on without drawing again.
     """
 
@@ -67,7 +70,9 @@ class OnPolicyLoop:
         store: ExampleStore,
         build: Callable[[StoreBuilder], ExampleStore],
         max_tokens: int | None,
+        aligned: AlignedTokens | None = None,
     ) -> None:
+        self._aligned = aligned
         self._settings, self._path, self._student, self._tokenizer = settings, path, student, tokenizer
         self._builder, self._store, self._build, self._max_tokens = builder, store, build, max_tokens
         self._candidates = store.groups if settings.prompts is None else _group_names(settings.prompts)
@@ -216,7 +221,10 @@ class OnPolicyLoop:
         found = []
         for one in own.responses:
             try:
-                found.append(own_example(one, self._tokenizer, max_tokens=self._max_tokens))
+                example = own_example(one, self._tokenizer, max_tokens=self._max_tokens)
+                if self._aligned is not None:
+                    self._aligned.add(one.record, example, again=True)
+                found.append(example)
             except RenderError as error:
                 log.info("a response of the student's is left out: %s", error)
         return found
