@@ -262,9 +262,8 @@ def _train(arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate:
 
 
 def _teacher(arm: Arm, out: Path, name: str) -> Any:
-    from distill.teachers.stored import StoredTeacher
-
     from distill.teachers.live import LiveTeacher
+    from distill.teachers.stored import StoredTeacher
 
     if arm.teacher == "none" or not arm.objectives:
         return None

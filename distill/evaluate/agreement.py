@@ -23,7 +23,7 @@ _POSITIONS_AT_ONCE = 512
 class Agreement:
     """Means over the supervised positions of some text.
 
-    kl: KL(teacher || student), nats per token. top_1: share of positions where both find the same token likeliest. nats: -log p of
+    kl: KL(teacher || student), nats per token. top_1: share of positions where both find one token likeliest. nats: -log p of
     the text's own tokens under the student, per token; teacher_nats: under the teacher. tokens: how many positions.
     """
 

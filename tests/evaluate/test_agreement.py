@@ -53,14 +53,14 @@ def batches(count: int) -> list:
 
 def test_a_model_agrees_with_itself() -> None:
     one = model(0)
-    found = agreement(one, FrozenModel(copy.deepcopy(one)), batches(3))
+    found = agreement(one, FrozenModel(copy.deepcopy(one), name="copy"), batches(3))
     assert found.kl == pytest.approx(0, abs=1e-6) and found.top_1 == 1 and found.tokens == 12
     assert found.nats == pytest.approx(found.teacher_nats)
 
 
 def test_the_divergence_is_the_mean_over_all_positions_of_all_batches() -> None:
     student, teacher = model(0), model(1)
-    found, expected = agreement(student, FrozenModel(teacher), batches(3)), []
+    found, expected = agreement(student, FrozenModel(teacher, name="teacher"), batches(3)), []
     for batch in batches(3):
         with torch.no_grad():
             own, its = (
