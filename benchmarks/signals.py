@@ -38,7 +38,8 @@ from distill.records import Message, Record, read_records, write_records
 from distill.render import Example, render
 from distill.rows import Batch, plain_rows
 from distill.teachers.logits import LiveStudent
-from distill.teachers.signal_store import SequenceSignal, SignalReader, SignalSettings, SignalWriter, read_signal_manifest
+from distill.teachers.signal_store import SequenceSignal, SignalReader, SignalSettings, read_signal_manifest
+from distill.teachers.signal_writer import SignalWriter
 from distill.teachers.stored import StoredSignal, StoredTeacher
 
 # What is stored, and what is renormalised to show why it should not be.

@@ -202,7 +202,7 @@ def _write(
 ) -> SignalManifest:
     from distill.recipes.progress import Progress
     from distill.teachers.signal_source import batches
-    from distill.teachers.signal_store import SignalWriter
+    from distill.teachers.signal_writer import SignalWriter
 
     lost: Counter[str] = Counter()
     with SignalWriter(options.out, settings, shard_bytes=options.shard_mb << 20) as writer:

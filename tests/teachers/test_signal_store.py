@@ -18,11 +18,11 @@ from distill.teachers.signal_store import (
     SignalManifest,
     SignalReader,
     SignalSettings,
-    SignalWriter,
     read_signal_manifest,
     tokenizer_digest,
     verify_signal,
 )
+from distill.teachers.signal_writer import SignalWriter
 
 SETTINGS = SignalSettings(kind="top_k", k=3, vocabulary=400, teacher={"model": "t"}, tokenizer="a", template="b", dtype="float16")
 
