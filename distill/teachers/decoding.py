@@ -176,8 +176,11 @@ def inference(model: PreTrainedModel, threads: int | None = None) -> Iterator[No
     model.eval()
     if threads is not None:
         torch.set_num_threads(threads)
+    # Autocast keeps the cast weights from one step to the next, but not in inference mode: there it would cast them all for every
+    # token, which takes longer than float32 does.
+    under_autocast = torch.is_autocast_enabled(model.device.type)
     try:
-        with torch.inference_mode():
+        with torch.no_grad() if under_autocast else torch.inference_mode():
             yield
     finally:
         torch.set_num_threads(before)

@@ -85,8 +85,16 @@ def data_of(records: str, folder: str, on_policy: OnPolicy | None, **arguments: 
     return RecordDataModule(train=records, student=folder, on_policy=on_policy, **{**defaults, **arguments})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind(Judge):
+    """Approves everything."""
+
+    def judge(self, prompt: Any, response: str, reference: tuple[str, ...] = ()) -> Verdict:
+        return Verdict(approved=True)
+
+
 def settings(**arguments: Any) -> OnPolicy:
-    return OnPolicy(**{"max_tokens": 6, **arguments})
+    return OnPolicy(**{"max_tokens": 6, "marker": JudgeMarker(judge=Kind()), **arguments})
 
 
 def fit(student: StudentModule, data: RecordDataModule, *, ckpt_path: str | None = None, **arguments: Any) -> Trainer:
