@@ -290,11 +290,13 @@ def our_way(bench: Bench, groups: Sequence[Sequence[Text]], loss: Loss, *, share
     """The loss as StudentModule computes it, rows included; one row per prompt, or per completion."""
     import dataclasses
 
+    from distill.attention import use_short_row_attention
     from distill.head import objective_values
     from distill.objectives import Likelihood, Unlikelihood, reduce
     from distill.rows import plain_rows, shared_rows
     from distill.teachers.live import FrozenModel
 
+    use_short_row_attention(bench.model)
     teacher, objectives = None, {}
     if loss == "KL":
         from distill.objectives import ForwardKL

@@ -18,6 +18,7 @@ FOUNDATION = {"errors"}
 LEFT_COLUMN = {"records", "template", "models", "teachers", "judges", "negators", "consensus", "recipes"}
 RULES: dict[str, set[str]] = {
     "settings": set(),
+    "attention": set(),
     "records": set(),
     "objectives": set(),
     "models": set(),
@@ -38,7 +39,19 @@ RULES: dict[str, set[str]] = {
     "consensus": {"records", "teachers", "judges", "prompt_file"},
     "recipes": LEFT_COLUMN | {"prompt_file", "settings"},
     "head": {"objectives", "rows"},
-    "student": {"head", "objectives", "on_policy", "render", "rows", "teachers", "models", "data", "plan", "records"},
+    "student": {
+        "attention",
+        "head",
+        "objectives",
+        "on_policy",
+        "render",
+        "rows",
+        "teachers",
+        "models",
+        "data",
+        "plan",
+        "records",
+    },
     "evaluate": {"records", "teachers", "judges", "consensus", "negators", "head", "rows"},
     "export": {"records", "models", "template", "evaluate", "student", "teachers", "judges", "consensus"},
     "depth": {"head", "models", "export"},
@@ -46,7 +59,7 @@ RULES: dict[str, set[str]] = {
 }
 FRONT = {"cli", "quickstart", "__main__"}  # they may import everything; nothing imports them, but for one another
 # The heavy packages, and the parts that may import them when they are themselves imported.
-TORCH_PARTS = {"head", "objectives", "rows", "student", "export", "depth", "cli", "quickstart"}
+TORCH_PARTS = {"attention", "head", "objectives", "rows", "student", "export", "depth", "cli", "quickstart"}
 HEAVY = {"torch", "transformers", "pytorch_lightning", "peft", "datasets", "pandas", "matplotlib", "sentence_transformers"}
 
 

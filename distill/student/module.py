@@ -18,6 +18,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from distill.attention import use_short_row_attention
 from distill.data import RecordDataModule
 from distill.errors import ConfigError, ModelError
 from distill.head import objective_values
@@ -169,6 +170,7 @@ class StudentModule(LightningModule):
 
         model: Any = load_model(self.student, dtype="float32")
         model.config.use_cache = False
+        use_short_row_attention(model)
         if self._gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.lora is not None:
