@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,16 @@ def prepare() -> None:
 
 
 def parse(
-    parser: ArgumentParser, arguments: Sequence[str], *, options: Sequence[str] = (), classes: Iterable[str] = ()
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    *,
+    options: Sequence[str] = (),
+    classes: Mapping[str, Iterable[str]] | None = None,
 ) -> Namespace:
     """What a parser made with exit_on_error=False reads from a command line.
 
-    options: the names that a misspelt one is compared with; by default the parser's own. classes: the same for a class name.
+    options: the names that a misspelt one is compared with; by default the parser's own. classes: the same for a class
+    name, by the name of what they must be a kind of.
     Raises ConfigError: file and line of a config that is no YAML or holds the mistake, what is wrong, what was probably meant.
     """
     import jsonargparse
@@ -49,7 +54,8 @@ def parse(
     except (jsonargparse.ArgumentError, OmegaConfBaseException) as error:
         known = options or [name for action in parser._actions for name in action.option_strings]
         message = str(error)
-        raise ConfigError(f"{_place(message, files)}{message}{_remedy(message, known, sorted(classes))}") from error
+        remedy = _remedy(message, known, _of_kind(message, classes or {}))
+        raise ConfigError(f"{_place(message, files)}{_without_none(message)}{remedy}") from error
 
 
 def _refuse_environment(*names: str) -> str:
@@ -118,6 +124,20 @@ def _remedy(message: str, options: Sequence[str], classes: Sequence[str]) -> str
     if missing := re.search(r'key "([\w.]+)":\s+Expected .* Got value: None', message, re.DOTALL):
         return f"; it has no default: give --{missing[1]}, or a --config that sets it (`distill configs` lists the shipped ones)"
     return ""
+
+
+def _of_kind(message: str, classes: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names of the classes that the message is about, or of all."""
+    meant = [kind for kind in classes if re.search(rf"\b{kind}'>", message)]
+    return sorted({name for kind in meant or classes for name in classes[kind]})
+
+
+def _without_none(message: str) -> str:
+    """The message in one line, without jsonargparse's account of why a class that may be left out is not None either."""
+    line = " ".join(message.split())
+    of_class = re.search(r"^(.*?: )(?:- .*? - )?Does not validate against any of the Union subtypes .*? Errors: - (.*)", line)
+    none = " - Expected a <class 'NoneType'>"
+    return f"{of_class[1]}{of_class[2].partition(none)[0]}" if of_class and none in of_class[2] else message
 
 
 def _closest(name: str, names: Sequence[str]) -> str:

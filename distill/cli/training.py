@@ -16,7 +16,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import distill.objectives  # noqa: F401  (class_path: Unlikelihood is found by its short name once it is imported)
-import distill.teachers.live  # noqa: F401
+import distill.teachers.cross  # noqa: F401
+import distill.teachers.embedding  # noqa: F401
+import distill.teachers.stored  # noqa: F401
 from distill.cli.configs import config_arguments
 from distill.data import RecordDataModule
-from distill.errors import ConfigError
+from distill.errors import ConfigError, DistillError
 from distill.export import read_checkpoint
 from distill.judges import Judge
 from distill.objectives.base import Objective
@@ -39,6 +41,8 @@ from distill.settings import PARSER_MODE, parse, prepare
 from distill.student.callbacks import MetricsJsonl
 from distill.student.module import StudentModule, best_precision
 from distill.student.predictions import FILE_NAME, PredictionsJsonl
+from distill.teachers.cross import CrossTeacher
+from distill.teachers.logits import LogitTeacher
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 SIGTERM_EXIT, INTERRUPT_EXIT = 143, 130
@@ -70,6 +74,7 @@ class StudentCLI(LightningCLI):
         datamodule_class: type[LightningDataModule],
         args: Sequence[str],
     ) -> None:
+        self._meets_teachers = issubclass(model_class, StudentModule) and issubclass(datamodule_class, RecordDataModule)
         super().__init__(
             model_class,
             datamodule_class,
@@ -84,6 +89,8 @@ class StudentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Not in subclass mode, so jsonargparse raises here if either name is misspelt.
         parser.link_arguments("model.student", "data.student")
+        if self._meets_teachers:
+            parser.link_arguments("model.teacher", "data.teacher_tokenizer", compute_fn=_own_tokenizer)
         parser.add_lightning_class_args(FinalCheckpoint, "checkpoint")
         # "link": last.ckpt is a symbolic link, so a run holds one copy of the weights and the optimiser's state.
         # No version counter: a stale step=7.ckpt beside step=7-v1.ckpt is how the wrong file gets exported.
@@ -126,8 +133,9 @@ class StudentCLI(LightningCLI):
     def _parse(self) -> jsonargparse.Namespace:
         actions = self._subcommand_parsers[self._arguments[0]]._actions
         options = [option for action in actions for option in action.option_strings]
-        named = {kind.__name__ for base in (Objective, Marker, Judge) for kind in _concrete_subclasses(base)}
-        return parse(self.parser, self._arguments, options=options, classes=named)
+        bases = (Objective, LogitTeacher, Marker, Judge)
+        classes = {base.__name__: [kind.__name__ for kind in _concrete_subclasses(base)] for base in bases}
+        return parse(self.parser, self._arguments, options=options, classes=classes)
 
     def _parse_ckpt_path(self) -> None:
         """Covers a ckpt_path that stands in a config file; one on the command line has been read already."""
@@ -203,6 +211,10 @@ def train(
         StudentCLI(model_class=model_class, datamodule_class=datamodule_class, args=args)
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+    except ValueError as error:
+        # What a class that may be left out (teacher, lora) refuses, jsonargparse wraps in an account of all alternatives.
+        own = next((cause for cause in _causes(error) if isinstance(cause, DistillError)), error)
+        raise own from None if own is not error else error.__cause__
     except SIGTERMException:
         return SIGTERM_EXIT
     except SystemExit as error:
@@ -234,6 +246,21 @@ def _show_own_messages() -> None:
     # Without validation records Lightning asks whether an empty list of loaders was meant. It was.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+
+
+def _own_tokenizer(teacher: jsonargparse.Namespace | None) -> str | None:
+    """The model whose tokenizer the records are rendered with too: that of a CrossTeacher's settings."""
+    if teacher is None or teacher.class_path.rpartition(".")[2] != CrossTeacher.__name__:
+        return None
+    return str(teacher.init_args.model)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what caused it, what caused that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def _concrete_subclasses(base: type[Any]) -> list[type[Any]]:
