@@ -158,7 +158,9 @@ def run(options: argparse.Namespace, out: Path | None) -> list[Row]:
     """All comparisons that are asked for, each written as soon as it is measured."""
     rows = [Row(**row) for row in json.loads(out.read_text())] if options.resume and out is not None and out.exists() else []
     done = {(row.work, row.precision, row.peer) for row in rows}
-    wanted = [one for one in comparisons(quick=options.quick) if one.work.startswith(options.only)]
+    precisions = get_args(Precision) if options.precision is None else (options.precision,)
+    every = comparisons(quick=options.quick)
+    wanted = [one for one in every if one.work.startswith(options.only) and one.precision in precisions]
     if not wanted:
         raise SystemExit(f"--only {options.only!r}: no work begins so; there are likelihood, unlikelihood and KL")
     for one in wanted:
@@ -185,6 +187,7 @@ def main(args: Sequence[str] | None = None) -> None:
     built.set_defaults(repeats=3)
     built.add_argument("--student", default="smollm2-135m-instruct", help="model that is trained")
     built.add_argument("--only", default="", metavar="WORK", help="comparisons whose work begins so (default: all)")
+    built.add_argument("--precision", choices=get_args(Precision), help="of the step (default: both)")
     built.add_argument("--resume", action="store_true", help="keep the rows that the file has, measure the others")
     built.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the models are (default: cpu)")
     built.add_argument("--text", type=Path, default=default_text(), help="file that the batches are cut from")

@@ -67,11 +67,63 @@ def test_sampling_is_compared_in_one_run(
         assert row["ours_per_second"] == pytest.approx(20_000 / row["ours_ms"])
 
 
-def test_both_ways_of_a_step_compute_one_loss_and_report_their_memory(
-    benchmark: Callable[[str], ModuleType], tiny_model_folder: Callable[[str], Path], tmp_path: Path
+def step_rows(
+    benchmark: Callable[[str], ModuleType], student: Path, out: Path, *args: str
+) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = rows_of(benchmark("step"), out, "--student", str(student), *args)
+    return {(row["work"], row["peer"]): row for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["likelihood", "unlikelihood", "KL"])
+def test_a_step_is_compared_whole_and_from_the_head_on(
+    benchmark: Callable[[str], ModuleType], tiny_model_folder: Callable[[str], Path], tmp_path: Path, loss: str
 ) -> None:
-    (row,) = rows_of(benchmark("step"), tmp_path / "step.json", "--student", str(tiny_model_folder("llama")))
-    assert row["ours_peak_mb"] > 50 and row["peer_peak_mb"] > 50
+    peers = benchmark("step").LOSS_PEERS[loss]
+    rows = step_rows(benchmark, tiny_model_folder("llama"), tmp_path / "step.json", "--only", f"{loss}, ", "--precision", "fp32")
+    for share in ("20", "100"):
+        work = f"{loss}, {share} % supervised"
+        for peer in peers:
+            whole, head = rows[work, peer], rows[f"{work}, head and loss", peer]
+            # The peers' own functions on the same batch: what a note would say is that they compute something else.
+            assert whole["note"] is None
+            assert whole["ours_peak_mb"] > 50 and whole["peer_peak_mb"] > 50
+            assert head["ours_ms"] < whole["ours_ms"]
+        limit = rows[f"forward and backward, {work}", "matrix products alone"]
+        assert 0 < limit["ratio"] < 1
+    assert rows[f"{loss}, 2 completions per prompt", "distill, plain rows"]["note"] is None
+    assert rows[f"{loss}, 2 completions per prompt", peers[-1]]["note"] is None
+
+
+def test_a_resumed_comparison_measures_only_what_is_missing(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, row = benchmark("step"), benchmark("measure").Row
+    asked = []
+
+    def compare(one: Any, options: Any) -> list[Any]:
+        asked.append(one.work)
+        return [row(work=one.work, precision=one.precision, ours_ms=1.0, peer=peer, peer_ms=2.0, ratio=2.0) for peer in one.peers]
+
+    monkeypatch.setattr(step, "compare", compare)
+    out = tmp_path / "step.json"
+    step.main(["--quick", "--out", str(out), "--only", "KL, 20", "--precision", "fp32"])
+    step.main(["--quick", "--out", str(out), "--only", "KL", "--precision", "fp32", "--resume"])
+    assert asked == ["KL, 20 % supervised", "KL, 100 % supervised", "KL, 2 completions per prompt"]
+    rows = json.loads(out.read_text())
+    assert len({(one["work"], one["peer"]) for one in rows}) == len(rows) == 6
+
+
+def test_ways_that_compute_another_loss_are_named(benchmark: Callable[[str], ModuleType]) -> None:
+    difference = benchmark("step")._difference
+    assert difference((1.0, 2.0, 0.0), (1.0005, 2.0, 0.0), 1e-3) is None
+    assert difference((1.0, 2.0, 0.0), (1.0, 2.1, 0.0), 1e-3) == "gradient norm 2, theirs 2.1"
+    assert "loss nan" in difference((float("nan"), 2.0, 0.0), (1.0, 2.0, 0.0), 1e-3)
+
+
+def test_an_unknown_work_is_refused(benchmark: Callable[[str], ModuleType]) -> None:
+    with pytest.raises(SystemExit, match="no work begins so"):
+        benchmark("step").main(["--quick", "--only", "kl"])
 
 
 def test_a_quick_run_writes_no_results_of_its_own(benchmark: Callable[[str], ModuleType]) -> None:
@@ -80,3 +132,18 @@ def test_a_quick_run_writes_no_results_of_its_own(benchmark: Callable[[str], Mod
     assert (
         measure.target(measure.parser("", "losses").parse_args([]), "losses") == ROOT / "benchmarks" / "results" / "losses.json"
     )
+
+
+def test_stored_signals_are_compared_with_the_live_gradient(
+    benchmark: Callable[[str], ModuleType], tiny_model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("The capital of France is Paris. " * 8)
+    model = str(tiny_model_folder("llama"))
+    out = tmp_path / "signals.json"
+    benchmark("signals").main(
+        ["--quick", "--repeats", "1", "--out", str(out), "--text", str(tmp_path / "text.txt"), "--teacher", model]
+    )
+    rows = {row["signal"]: row for row in json.loads(out.read_text())}
+    assert rows["exact, float16"]["error_1"] < 2e-3 < rows["top 64 renormalised"]["error_1"]
+    assert rows["64 draws"]["error_2"] is None and rows["50 draws"]["bytes"] < rows["top 64 and rest, float16"]["bytes"]
+    assert len(json.loads((tmp_path / "signals_read.json").read_text())) == 4
