@@ -97,7 +97,12 @@ class HiddenSignal(DeferredSignal):
     def materialise(self) -> TeacherSignal:
         """Logits -> log-probabilities (float32) over the common vocabulary."""
         with torch.no_grad():
-            log_probs_NV = self.logits_of(self.hidden_ND)[:, : self.vocabulary].float().log_softmax(1)
+            logits_NV = self.logits_of(self.hidden_ND)[:, : self.vocabulary]
+            log_probs_NV = torch.empty_like(logits_NV, dtype=torch.float32)
+            # In blocks, as a float32 copy of bfloat16 logits would be a second tensor of this size.
+            rows = max(1, (1 << (20 if logits_NV.device.type == "cpu" else 28)) // (4 * self.vocabulary))
+            for block_BV, logits_BV in zip(log_probs_NV.split(rows), logits_NV.split(rows), strict=True):
+                block_BV.copy_(logits_BV.float().log_softmax(1))
         return TeacherSignal(
             ids_NK=None, log_probs_NK=log_probs_NV, rest_N=log_probs_NV.new_full(log_probs_NV.shape[:1], float("-inf"))
         )
