@@ -21,6 +21,7 @@ class Toy:
     """A tokenizer that takes the longest token it has, of words; the last id ends a text."""
 
     words: tuple[str, ...]
+    end_name: str = END
 
     @property
     def end(self) -> int:
@@ -43,7 +44,7 @@ class Toy:
     def vocabulary(self, texts: set[str]) -> Vocabulary:
         pieces = {text.encode(): tuple(self.words[token].encode() for token in self.encode(text)) for text in texts}
         said = [*(word.encode() for word in self.words), None]
-        return Vocabulary(said=said, pieces=pieces, controls={END: self.end}, end=self.end)
+        return Vocabulary(said=said, pieces=pieces, controls={self.end_name: self.end}, end=self.end)
 
     def log_probs(self, text: str, texts: dict[str, float]) -> Tensor:
         """(tokens of the text and its end, words + 1): the next token after each prefix, as the texts' probabilities have it."""
