@@ -1,7 +1,7 @@
 """What exactness costs: distill's likelihood, unlikelihood and divergences beside torch's cross-entropy and others' code.
 
     python -m benchmarks.losses
-    python -m benchmarks.losses --only divergences --out divergences.json
+    python -m benchmarks.losses --only divergences --out benchmarks/results/divergences.json
 
 Forward and backward of each loss over 2048 positions and SmolLM2's vocabulary of 49152, one thread, about 2 minutes. The
 divergences, over 1024 positions, from both models' logits to the student's gradient, with the memory that each adds to what

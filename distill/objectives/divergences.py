@@ -179,8 +179,11 @@ class _Divergence(torch.autograd.Function):
         if not _is_every_row(parts, logits_NV):
             row_M = torch.cat([row_M for row_M, _ in parts])
             grad_M = grad_M.new_zeros(logits_NV.shape[0]).index_copy_(0, row_M, grad_M)
-        # In place, as a second (N, V) tensor costs a third more time; .data, as autograd would else refuse a second pass.
-        return grad_NV.data.mul_(grad_M.unsqueeze(1)), None, None, None, None, None
+        # In place, as a second (N, V) tensor costs a third more time; .data, as autograd would else refuse a second pass. In
+        # blocks, as bfloat16 times float32 makes float32 copies first.
+        for chunk in _chunks(len(grad_NV), grad_NV):
+            grad_NV.data[chunk].mul_(grad_M[chunk].unsqueeze(1))
+        return grad_NV, None, None, None, None, None
 
 
 def _is_every_row(parts: Sequence[tuple[Tensor, Kernel]], logits_NV: Tensor) -> bool:
