@@ -344,9 +344,10 @@ def prefix_sharing_refusal(model: nn.Module, *, longest: int) -> str | None:
     finally:
         for module, training in modes:
             module.training = training
-    # A model whose parameters are bfloat16 rounds each logit to 8 bits; float32 ones agree to a few units in the last place.
+    # Float32 agrees to a few units in the last place. SmolLM2-135M in bfloat16 differs by .022 to .033 of the largest logit from
+    # rounding alone, and by .30 to .48 where it ignores the mask or the positions.
     exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
-    if error <= (1e-5 if exact else 3e-2) * scale:
+    if error <= (1e-5 if exact else 1e-1) * scale:
         return None
     return f"logits change by {error / scale:.1e} of their size under a block mask"
 
