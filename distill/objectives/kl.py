@@ -22,6 +22,15 @@ class ForwardKL(Divergence):
     p - q is its unbiased estimate. The value is then that of the sample (its entropy, not the teacher's, is taken off), and
     the tokens that were not drawn form a bucket of teacher mass 0.
 
+    >>> import torch
+    >>> from distill.objectives import Targets, TeacherSignal
+    >>> q = torch.tensor([[0.5, 0.5, 0.0]])
+    >>> teacher = TeacherSignal(ids_NK=None, log_probs_NK=q.log(), rest_N=torch.tensor([float("-inf")]))
+    >>> targets = Targets(token_N=torch.tensor([0]), weight_N=torch.ones(1), negative_N=torch.tensor([False]),
+    ...                   sequence_N=torch.tensor([0]), teacher=teacher)
+    >>> ForwardKL()(torch.zeros(1, 3), targets).value_N  # log 3 - log 2
+    tensor([0.4055])
+
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2, less the teacher's entropy. The sampled form: Anshumann et al.
     2025, Sparse Logit Sampling (arXiv:2503.16870).
     """
