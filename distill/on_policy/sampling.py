@@ -90,7 +90,7 @@ def draw(
         n=settings.samples, temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens, seed=seed
     )
     said = _generate([question.prompts[number] for question, number in mine], sampling, settings.rows, trainer, tokenizer, name)
-    found = _mark(mine, said, settings, epoch) if whole_model or rank == 0 else []
+    found = _mark(mine, said, settings) if whole_model or rank == 0 else []
     if world > 1:
         found = _gather(found, len(asked), world) if whole_model else trainer.strategy.broadcast(found)
     drawn = Drawn(generated=len(asked) * settings.samples)
@@ -130,9 +130,7 @@ def _modes_kept(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _mark(
-    asked: Sequence[tuple[Question, int]], said: Sequence[Sequence[Completion]], settings: OnPolicy, epoch: int
-) -> list[list[Outcome]]:
+def _mark(asked: Sequence[tuple[Question, int]], said: Sequence[Sequence[Completion]], settings: OnPolicy) -> list[list[Outcome]]:
     """For each prompt, what became of each of its samples."""
     samples = [
         Sample(
@@ -149,7 +147,8 @@ def _mark(
     found: list[list[Outcome]] = []
     for (question, number), completions in zip(asked, said, strict=True):
         some = [next(outcomes) for _ in completions]
-        found.append([_named(one, question.group, f"{epoch}/{number}/{place}") for place, one in enumerate(some)])
+        # The same ids in every epoch: what is kept by id (another tokenizer's tokens) does not grow.
+        found.append([_named(one, question.group, f"{number}/{place}") for place, one in enumerate(some)])
     return found
 
 
