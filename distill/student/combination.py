@@ -54,6 +54,7 @@ class Chosen:
 class Records:
     """What the training records hold and how they are read. holds: of the first epoch, as of one step. mixed: ids of the records
     whose response is to be said in one part and avoided in another. on_policy: how the student adds its own to them.
+    teacher_tokenizer: for which other model they are rendered too.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Records:
     protect_tokens: bool
     turns: str
     on_policy: OnPolicy | None = None
+    teacher_tokenizer: str | None = None
 
     @classmethod
     def of(cls, data: RecordDataModule) -> Records:
@@ -75,6 +77,7 @@ class Records:
             holds=StepCounts(**{name: int(count_G.sum()) for name, count_G in counts.items()}),
             mixed=store.mixed_responses(),
             on_policy=data.on_policy,
+            teacher_tokenizer=settings.get("teacher_tokenizer"),
             **{name: settings[name] for name in ("protect", "protect_tokens", "turns")},
         )
 
@@ -304,6 +307,20 @@ def _nobody_says_what_the_students_texts_are_worth(chosen: Chosen, records: Reco
         )
 
 
+def _records_are_rendered_for_another_teacher(chosen: Chosen, records: Records) -> Iterator[str]:
+    crosses = chosen.teacher is not None and chosen.teacher.gives_cross
+    if crosses and records.teacher_tokenizer is None:
+        yield (
+            f"{type(chosen.teacher).__name__} reads the records in its own tokens, and they are rendered for the student alone: "
+            f"set data.teacher_tokenizer to the teacher's model"
+        )
+    if not crosses and records.teacher_tokenizer is not None:
+        yield (
+            f"data.teacher_tokenizer = {records.teacher_tokenizer} renders the records for a teacher with its own tokenizer, "
+            f"and there is none: leave it out, or set model.teacher to CrossTeacher"
+        )
+
+
 RECORDS_RULES = (
     _there_are_no_such_responses,
     _a_negative_is_protected_in_part,
@@ -312,6 +329,7 @@ RECORDS_RULES = (
     _nothing_is_to_be_learnt,
     _what_the_student_says_was_never_stored,
     _nobody_says_what_the_students_texts_are_worth,
+    _records_are_rendered_for_another_teacher,
 )
 
 

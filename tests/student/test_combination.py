@@ -247,6 +247,19 @@ def test_on_policy_training_needs_somebody_who_can_judge_new_text(chosen: Chosen
     check_records(Chosen(objectives={"it": ForwardKL()}, teacher=LIVE), records_with(on_policy=OnPolicy()))
 
 
+@pytest.mark.parametrize(
+    ("teacher", "tokenizer", "message"),
+    [
+        (Foreign(model="t"), None, "Foreign reads the records in its own tokens.*set data.teacher_tokenizer"),
+        (LIVE, "other", "data.teacher_tokenizer = other renders .*leave it out, or set model.teacher to CrossTeacher"),
+    ],
+)
+def test_records_are_rendered_for_the_teacher_that_reads_them(teacher: LogitTeacher, tokenizer: str | None, message: str) -> None:
+    chosen = Chosen(objectives={"it": Likelihood()}, teacher=teacher)
+    with pytest.raises(ConfigError, match=message):
+        check_records(chosen, records_with(teacher_tokenizer=tokenizer))
+
+
 # Trainer
 
 

@@ -143,6 +143,15 @@ def test_it_computes_in_bfloat16_only_if_asked(tiny_model_folder: Folder) -> Non
     assert log_probs(rounded(batch)).dtype == torch.float32
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_rounding_of_a_real_model_in_half_precision_is_not_taken_for_a_wrong_mask(smollm2: Path, dtype: Any) -> None:
+    teacher = started(str(smollm2), str(smollm2), dtype=dtype)
+    shared, plain = shared_rows([examples()], pad_id=0), plain_rows(examples(), pad_id=0)
+    apart = (log_probs(teacher(shared)).exp() - log_probs(teacher(plain)).exp()).abs().sum(1) / 2
+    assert apart.mean() < 0.05
+
+
 def test_it_shows_the_hidden_states_of_the_layers_asked_for(tiny_model_folder: Folder) -> None:
     folder = str(tiny_model_folder("llama"))
     teacher, batch = started(folder, folder), plain_rows(examples(), pad_id=0)
