@@ -88,13 +88,14 @@ def started(
     assert isinstance(settings, request.param)
     module = StudentModule(student=student, objectives={"it": Likelihood()}, schedule="constant")
     module.configure_model()
-    whole, half = (_batch(records, student, batch_size) for batch_size in (len(WORDS), len(WORDS) // 2))
+    own = {"teacher_tokenizer": settings.model} if settings.gives_cross else {}
+    whole, half = (_batch(records, student, batch_size=count, **own) for count in (len(WORDS), len(WORDS) // 2))
     running = settings.start(LiveStudent(name=student, model=module.model))
     return Started(settings=settings, running=running, student=module, batch=whole, half=half)
 
 
-def _batch(records: str, student: str, batch_size: int) -> Batch:
-    data = RecordDataModule(train=records, student=student, batch_size=batch_size, prefix_sharing=False)
+def _batch(records: str, student: str, **settings: Any) -> Batch:
+    data = RecordDataModule(train=records, student=student, prefix_sharing=False, **settings)
     data.setup("fit")
     loader = data.train_dataloader()
     return loader.batch(loader.plan(0), 0)
