@@ -518,6 +518,16 @@ def test_following_a_validation_loss_needs_validation_records(records: str, llam
         fit(student_of(llama), data_of(records, llama, settings(adaptive=AdaptiveShare())))
 
 
+def test_negative_samples_that_no_objective_is_about_are_refused(records: str, llama: str) -> None:
+    with pytest.raises(ConfigError, match="none of the objectives .up. is about negatives"):
+        fit(student_of(llama, objectives={"up": Likelihood()}), data_of(records, llama, settings(marker=AllNegative())))
+
+
+def test_unmarked_samples_without_a_teacher_are_refused(records: str, llama: str) -> None:
+    with pytest.raises(ConfigError, match="unmarked"):
+        fit(student_of(llama), data_of(records, llama, settings(marker=Unmarked())))
+
+
 def test_a_buffer_that_must_bridge_epochs_holds_one_epochs_samples(records: str, llama: str) -> None:
     with pytest.raises(ConfigError, match="one epoch has 10 samples"):
         fit(student_of(llama), data_of(records, llama, settings(samples=2, every_n_epochs=2, buffer_size=9)))
