@@ -71,16 +71,16 @@ def objective_values(
 ) -> tuple[dict[str, Loss], SupervisedStats]:
     """Every objective's unreduced Loss over the batch's N positions, and the statistics of the same logits.
 
-    head_memory: bytes. Where the logits as float32 (4 N V) exceed it, they are made, used and dropped chunk by chunk, and
-    made again in the backward pass: the same values and gradients for a third more work in the head. A chunk never splits a
-    sequence if an objective needs `whole_sequences`; one such sequence may then exceed the budget. A teacher's deferred
-    signal is made once per chunk, for all objectives.
+    head_memory: bytes. Where the logits as float32 (4 N V, of the larger vocabulary where a teacher has its own) exceed it,
+    they are made, used and dropped chunk by chunk, and made again in the backward pass: the same values and gradients for a
+    third more work in the head. A chunk never splits a sequence if an objective needs `whole_sequences`; one such sequence may
+    then exceed the budget. A teacher's deferred signal is made once per chunk, for all objectives.
     trains_log_prob: whether log_prob_N carries a gradient. layers: whose hidden states at the N positions are wanted, counted
     as transformers does: 0 the embeddings, L of L blocks what the LM head reads.
     Raises ModelError where the chunked way would not compute what the model's own forward computes; then raise head_memory.
     """
     count = batch.gather_N.shape[0]
-    vocabulary = model.config.get_text_config().vocab_size
+    vocabulary = max(model.config.get_text_config().vocab_size, _other_vocabulary(batch.targets))
     if 4 * count * vocabulary <= head_memory:
         logits_NV, passage = _forward(model, batch, keep=None, layers=layers)
         targets = batch.targets.materialised()
@@ -157,6 +157,12 @@ def decoder_blocks(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
     # A norm has vectors only; rotary embeddings and the like have no parameters at all.
     after = [child for child in children[lists[0] + 1 :] if {parameter.dim() for parameter in child.parameters()} == {1}]
     return list(children[lists[0]].children()), after
+
+
+def _other_vocabulary(targets: Targets) -> int:
+    """How many logits a teacher with another tokenizer makes at a position; they are in memory beside the student's."""
+    teacher = None if targets.cross is None else targets.cross.teacher
+    return teacher.vocabulary if isinstance(teacher, HiddenSignal) else 0
 
 
 def _log_prob(logits_NV: Tensor, targets: Targets, *, trained: bool = False) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import TeacherError
@@ -91,4 +92,4 @@ class RunningCross(RunningTeacher):
 def _same_model(left: str, right: str) -> bool:
     from distill.models import resolve
 
-    return left == right or resolve(left) == resolve(right)
+    return left == right or Path(resolve(left)).resolve() == Path(resolve(right)).resolve()

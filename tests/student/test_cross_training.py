@@ -161,9 +161,10 @@ def test_protected_tokens_of_a_negative_take_their_stretches_out_and_nothing_bre
 def test_a_teacher_whose_tokens_the_batch_does_not_hold_is_refused_with_the_setting_to_change(
     records: str, llama: str, other_folder: str
 ) -> None:
-    for named in (None, llama):
-        with pytest.raises(TeacherError, match=r"set data\.teacher_tokenizer to '.*other-llama"):
-            fit(records, llama, other_folder, both(), data={"teacher_tokenizer": named})
+    with pytest.raises(ConfigError, match=r"set data\.teacher_tokenizer to the teacher's model"):
+        fit(records, llama, other_folder, both(), data={"teacher_tokenizer": None})
+    with pytest.raises(TeacherError, match=r"set data\.teacher_tokenizer to '.*other-llama"):
+        fit(records, llama, other_folder, both(), data={"teacher_tokenizer": llama})
 
 
 def test_turns_of_a_conversation_are_refused_beside_another_tokenizer(records: str, llama: str, other_folder: str) -> None:
@@ -184,3 +185,28 @@ def test_validation_held_out_of_the_training_file_has_the_teachers_tokens_too(
 ) -> None:
     _, trainer, _ = fit(records, llama, other_folder, both(), data={"validation_fraction": 0.2})
     assert float(trainer.callback_metrics["val/spans"]) > 0
+
+
+def test_the_command_line_renders_for_the_tokenizer_of_the_teacher_that_it_is_given(
+    records: str, llama: str, other_folder: str, tmp_path: Path
+) -> None:
+    from distill.cli.training import train
+
+    def run(name: str, *settings: str) -> dict[str, float]:
+        folder = tmp_path / name
+        trainer = ["accelerator=cpu", "devices=1", "max_steps=1", "log_every_n_steps=1", "precision=32-true", f"default_root_dir={folder}"]
+        common = [f"--model.student={llama}", f"--data.train={records}", *(f"--trainer.{one}" for one in trainer)]
+        assert train(["fit", *common, *settings]) == 0
+        metrics: dict[str, float] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        return metrics
+
+    cross = [
+        "--model.objectives={match: {class_path: SpanAlignedKL}}",
+        "--model.teacher=CrossTeacher",
+        f"--model.teacher.init_args.model={other_folder}",
+    ]
+    assert run("cross", *cross)["train/match"] > 0
+    # Another teacher, and none: nothing is rendered twice.
+    for name, teacher in (("same", ["--model.teacher=LiveTeacher", f"--model.teacher.init_args.model={llama}"]), ("none", [])):
+        match = "ForwardKL" if teacher else "Likelihood"
+        assert "train/match" in run(name, f"--model.objectives={{match: {{class_path: {match}}}}}", *teacher)
