@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from distill.errors import ConfigError
 from distill.objectives import HiddenObjective, HiddenStateMatching, Objective, SequenceObjective, TokenObjective
 from distill.objectives.divergences import Divergence
-from distill.on_policy import OnPolicy, Unmarked
+from distill.on_policy import AllNegative, OnPolicy, Unmarked
 from distill.plan import choose_negatives
 from distill.rows import StepCounts
 from distill.teachers.base_model import BaseTeacher
@@ -307,6 +307,20 @@ def _nobody_says_what_the_students_texts_are_worth(chosen: Chosen, records: Reco
         )
 
 
+def _nobody_looks_at_what_the_student_says(chosen: Chosen, records: Records) -> Iterator[str]:
+    if records.on_policy is None or not isinstance(records.on_policy.marker, AllNegative):
+        return
+    about: set[str] = set()
+    for one in chosen.objectives.values():
+        assert isinstance(one, TokenObjective | SequenceObjective | HiddenObjective)
+        about.add(one.unit if isinstance(one, SequenceObjective) else one.positions)
+    if about <= {"positive"}:
+        yield (
+            f"data.on_policy makes the student's texts negative (AllNegative), and none of the objectives "
+            f"({', '.join(chosen.objectives)}) is about negatives: add one, such as SequenceUnlikelihood, or leave on_policy out"
+        )
+
+
 def _records_are_rendered_for_another_teacher(chosen: Chosen, records: Records) -> Iterator[str]:
     crosses = chosen.teacher is not None and chosen.teacher.gives_cross
     if crosses and records.teacher_tokenizer is None:
@@ -329,6 +343,7 @@ RECORDS_RULES = (
     _nothing_is_to_be_learnt,
     _what_the_student_says_was_never_stored,
     _nobody_says_what_the_students_texts_are_worth,
+    _nobody_looks_at_what_the_student_says,
     _records_are_rendered_for_another_teacher,
 )
 
