@@ -147,3 +147,29 @@ def test_stored_signals_are_compared_with_the_live_gradient(
     assert rows["exact, float16"]["error_1"] < 2e-3 < rows["top 64 renormalised"]["error_1"]
     assert rows["64 draws"]["error_2"] is None and rows["50 draws"]["bytes"] < rows["top 64 and rest, float16"]["bytes"]
     assert len(json.loads((tmp_path / "signals_read.json").read_text())) == 4
+
+
+def test_a_small_student_has_a_tokenizer_of_its_own_that_keeps_numbers_whole(
+    benchmark: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    from distill.models import load_model, load_tokenizer
+    from distill.records import Message, Record
+    from distill.render import render
+    from distill.template import response_tokens
+
+    texts = tmp_path / "texts.txt"
+    texts.write_text("In 1987 the 12 islands of the king were 79 .\nThe year 1987 .\n" * 20, encoding="utf-8")
+    made = [
+        benchmark("small_student").make(tmp_path / "student", texts, vocab_size=size, layers=1, width=64) for size in (400, 420)
+    ]
+    assert made[0] == made[1], "a second student in the same folder replaces the first"
+    model, tokenizer = load_model(str(made[0])), load_tokenizer(str(made[0]))
+    assert model.config.vocab_size == len(tokenizer) == 420 and model.config.num_hidden_layers == 1
+    assert len(response_tokens(" 1987", tokenizer)) == 1
+    prompt = (Message(role="system", content="Be brief."), Message(role="user", content="When?"))
+    example = render(Record(id="a", group="a", prompt=prompt, response="1987 ?\n\U0001f600", polarity="positive"), tokenizer)
+    supervised = [token for token, weight in zip(example.token_ids, example.weight, strict=True) if weight]
+    assert str(tokenizer.decode(supervised[:-1])).strip() == "1987 ?\n\U0001f600" and supervised[-1] == tokenizer.eos_token_id
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rendered: Any = tokenizer.apply_chat_template(chat, return_assistant_tokens_mask=True, return_dict=True)
+    assert sum(rendered["assistant_masks"]) == 2
