@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distill.errors import ConfigError
-from distill.objectives import HiddenObjective, HiddenStateMatching, Objective, SequenceObjective, TokenObjective
+from distill.objectives import (
+    HiddenObjective,
+    HiddenStateMatching,
+    NegativeSampleReinforcement,
+    Objective,
+    SequenceObjective,
+    TokenObjective,
+)
 from distill.objectives.divergences import Divergence
 from distill.on_policy import AllNegative, OnPolicy, Unmarked
 from distill.plan import choose_negatives
@@ -297,6 +304,12 @@ def _what_the_student_says_was_never_stored(chosen: Chosen, records: Records) ->
             f"data.on_policy trains on texts that the student is yet to write, and model.reference = {chosen.reference} knows "
             f"stored ones only: leave reference out, so that a copy of the student is asked, or leave on_policy out"
         )
+    for name, one in chosen.objectives.items():
+        if isinstance(one, NegativeSampleReinforcement) and one.needs_reference:
+            yield (
+                f"objective {_called(name, one)} weighs samples that the student before training drew, and data.on_policy draws "
+                f"them from the student in training: set importance to none"
+            )
 
 
 def _nobody_says_what_the_students_texts_are_worth(chosen: Chosen, records: Records) -> Iterator[str]:

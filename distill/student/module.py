@@ -8,6 +8,7 @@ the step is cut.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -24,6 +25,7 @@ from distill.errors import ConfigError, ModelError
 from distill.head import objective_values
 from distill.objectives import HiddenObjective, Objective, SequenceObjective, TokenObjective
 from distill.rows import Batch
+from distill.student.advice import advice
 from distill.student.combination import Chosen, Records, check_records, check_settings, check_trainer
 from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
 from distill.student.projectors import Projectors
@@ -32,6 +34,8 @@ from distill.student.terms import Term, hidden_term, sequence_term, sequences_of
 from distill.student.trainable import LoraSettings, add_lora, train_top_layers
 from distill.teachers.logits import LiveStudent, LogitTeacher, RunningTeacher
 from distill.teachers.stored import StoredReference
+
+log = logging.getLogger(__name__)
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -155,7 +159,10 @@ class StudentModule(LightningModule):
         chosen = Chosen(objectives=self.objectives, teacher=self.teacher, reference=self.reference)
         check_trainer(chosen, self.trainer)
         if isinstance(data := self._data(), RecordDataModule):
-            check_records(chosen, Records.of(data))
+            records = Records.of(data)
+            check_records(chosen, records)
+            for message in advice(chosen, records, self.trainer):
+                log.warning(message)
 
     def configure_model(self) -> None:
         """Load the student once; Lightning calls this for fit, test and load_from_checkpoint, possibly several times."""

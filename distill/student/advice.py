@@ -1,0 +1,48 @@
+"""Settings that make sense together and are still probably not what was meant: said once, as a warning, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from distill.objectives import KTO, ORPO, UNDIAL, ContrastiveSkewKL, Likelihood, NegativeSampleReinforcement
+from distill.objectives.divergences import Divergence
+from distill.teachers.base_model import BaseTeacher
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from distill.student.combination import Chosen, Records
+
+
+def advice(chosen: Chosen, records: Records, trainer: Trainer) -> Iterator[str]:
+    """One message per oddity: what it is, and what is usually wanted."""
+    objectives = chosen.objectives
+    kind = None if chosen.teacher is None else chosen.teacher.kind()
+    cuts = trainer.accumulate_grad_batches * trainer.world_size
+    says = any(isinstance(one, Likelihood) and one.weight for one in objectives.values())
+    for name, one in objectives.items():
+        called = f"objective {name!r} ({type(one).__name__})"
+        if isinstance(one, Divergence) and one.temperature != 1 and kind == "top_k":
+            yield (
+                f"{called} has temperature {one.temperature}, and the stored top-k signal does not say how the rest is spread: "
+                f"it is taken as even, which is far off for a student near its teacher. Store the exact signal, or use 1"
+            )
+        both = records.on_policy or (records.holds.positives and records.holds.negatives)
+        if isinstance(one, ContrastiveSkewKL) and not both:
+            yield f"{called} contrasts both polarities, and {records.path} holds one: use SkewForwardKL or SkewReverseKL"
+        if isinstance(one, ORPO) and not says:
+            yield f"{called} is the odds-ratio term alone; the paper's loss has a Likelihood of weight 1 beside it"
+        if isinstance(one, UNDIAL) and not isinstance(chosen.teacher, BaseTeacher):
+            yield f"{called} is self-distillation, from the student as it was: the paper's teacher is BaseTeacher"
+        if isinstance(one, KTO) and one.baseline == "batch" and cuts > 1:
+            yield (
+                f"{called} takes its baseline from each micro-batch, and a step is cut into {cuts}: prefer one large "
+                f"micro-batch, or baseline: none"
+            )
+        stale = isinstance(one, NegativeSampleReinforcement) and one.importance == "none" and records.on_policy is None
+        if stale and (trainer.max_epochs or 2) > 1:
+            yield (
+                f"{called} takes the negatives for fresh samples of the student, and {records.path} stays what it is for "
+                f"{trainer.max_epochs} epochs: use importance: reference, or Unlikelihood"
+            )

@@ -1,0 +1,81 @@
+"""What is probably not meant is said, and what is meant is not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from distill.errors import ConfigError
+from distill.objectives import (
+    KTO,
+    ORPO,
+    UNDIAL,
+    ContrastiveSkewKL,
+    ForwardKL,
+    Likelihood,
+    NegativeSampleReinforcement,
+    Objective,
+)
+from distill.on_policy import AllNegative, OnPolicy
+from distill.rows import StepCounts
+from distill.student.advice import advice
+from distill.student.combination import Chosen, Records, check_records
+from distill.teachers.base_model import BaseTeacher
+from distill.teachers.live import LiveTeacher
+
+BOTH = StepCounts(positives=9, negatives=9, positive_sequences=3, negative_sequences=3, pairs=3)
+
+
+class TopK(LiveTeacher):
+    def kind(self) -> Any:
+        return "top_k"
+
+
+def records(holds: StepCounts = BOTH, on_policy: OnPolicy | None = None) -> Records:
+    found: dict[str, Any] = dict(path="r.jsonl", holds=holds, mixed=[], protect="none", protect_tokens=False, turns="last")
+    return Records(**found, on_policy=on_policy)
+
+
+def said(one: Objective, *others: Objective, teacher: Any = None, accumulate: int = 1, epochs: int = 1, **more: Any) -> list[str]:
+    chosen = Chosen(objectives={str(i): each for i, each in enumerate((one, *others))}, teacher=teacher)
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=accumulate, world_size=1, max_epochs=epochs)
+    return list(advice(chosen, records(**more), trainer))
+
+
+@pytest.mark.parametrize(
+    ("message", "odd", "usual"),
+    [
+        (
+            "even",
+            lambda: said(ForwardKL(temperature=2), teacher=TopK(model="x")),
+            lambda: said(ForwardKL(), teacher=TopK(model="x")),
+        ),
+        (
+            "both polarities",
+            lambda: said(ContrastiveSkewKL(), teacher=LiveTeacher(model="x"), holds=StepCounts(positives=3, negatives=0)),
+            lambda: said(ContrastiveSkewKL(), teacher=LiveTeacher(model="x")),
+        ),
+        ("odds-ratio", lambda: said(ORPO()), lambda: said(ORPO(), Likelihood())),
+        ("BaseTeacher", lambda: said(UNDIAL(), teacher=LiveTeacher(model="x")), lambda: said(UNDIAL(), teacher=BaseTeacher())),
+        ("micro-batch", lambda: said(KTO(), accumulate=4), lambda: said(KTO(baseline="none"), accumulate=4)),
+        (
+            "fresh samples",
+            lambda: said(NegativeSampleReinforcement(), epochs=3),
+            lambda: said(NegativeSampleReinforcement(importance="reference"), epochs=3),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_oddity_is_named_and_its_usual_form_is_not(message: str, odd: Any, usual: Any) -> None:
+    (found,) = odd()
+    assert message in found and usual() == []
+
+
+def test_fresh_samples_are_not_weighed_by_the_model_before_training() -> None:
+    loop = OnPolicy(share=0.5, marker=AllNegative())
+    weighed, fresh = (Chosen(objectives={"a": NegativeSampleReinforcement(importance=kind)}) for kind in ("reference", "none"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="importance to none"):
+        check_records(weighed, records(on_policy=loop))
+    check_records(fresh, records(on_policy=loop))
