@@ -15,6 +15,7 @@ from torch import Tensor
 from distill.data import RecordDataModule
 from distill.errors import ConfigError, RecordError, TeacherError
 from distill.objectives import Likelihood, Objective, SpanAlignedKL, UniversalLogit
+from distill.on_policy import OnPolicy, Unmarked
 from distill.student.module import StudentModule
 from distill.teachers.cross import CrossTeacher
 from tests.toy_tokenizers import sentencepieces
@@ -158,6 +159,22 @@ def test_protected_tokens_of_a_negative_take_their_stretches_out_and_nothing_bre
     assert "train/spans" in trainer.callback_metrics
 
 
+def test_what_the_student_says_itself_is_read_by_the_teacher_too(records: str, llama: str, other_folder: str) -> None:
+    """GKD with another tokenizer: every response is the student's own, often no whole text."""
+    own = OnPolicy(share=1.0, max_tokens=8, marker=Unmarked())
+    _, trainer, recorder = fit(
+        records,
+        llama,
+        other_folder,
+        {"spans": SpanAlignedKL()},
+        data={"on_policy": own},
+        model={"learning_rate": 1e-3},
+        max_epochs=3,
+    )
+    assert len(recorder.gradients) == 3 and float(trainer.callback_metrics["train/spans"]) > 0
+    assert all(gradient.isfinite().all() for one in recorder.gradients for gradient in one.values())
+
+
 def test_a_teacher_whose_tokens_the_batch_does_not_hold_is_refused_with_the_setting_to_change(
     records: str, llama: str, other_folder: str
 ) -> None:
@@ -194,7 +211,14 @@ def test_the_command_line_renders_for_the_tokenizer_of_the_teacher_that_it_is_gi
 
     def run(name: str, *settings: str) -> dict[str, float]:
         folder = tmp_path / name
-        trainer = ["accelerator=cpu", "devices=1", "max_steps=1", "log_every_n_steps=1", "precision=32-true", f"default_root_dir={folder}"]
+        trainer = [
+            "accelerator=cpu",
+            "devices=1",
+            "max_steps=1",
+            "log_every_n_steps=1",
+            "precision=32-true",
+            f"default_root_dir={folder}",
+        ]
         common = [f"--model.student={llama}", f"--data.train={records}", *(f"--trainer.{one}" for one in trainer)]
         assert train(["fit", *common, *settings]) == 0
         metrics: dict[str, float] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
