@@ -52,7 +52,7 @@ RULES: dict[str, set[str]] = {
         "plan",
         "records",
     },
-    "evaluate": {"records", "teachers", "judges", "consensus", "negators", "head", "rows"},
+    "evaluate": {"records", "teachers", "judges", "consensus", "negators", "head", "rows", "objectives"},
     "export": {"records", "models", "template", "evaluate", "student", "teachers", "judges", "consensus"},
     "depth": {"head", "models", "export"},
     "chat": {"records", "teachers", "evaluate", "consensus"},
