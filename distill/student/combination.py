@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distill.errors import ConfigError
+from distill.errors import ConfigError, TeacherError
 from distill.objectives import (
     HiddenObjective,
     HiddenStateMatching,
@@ -90,7 +90,10 @@ class Records:
 
 
 def check_settings(chosen: Chosen) -> None:
-    """Raises ConfigError for settings that do not fit each other; no file is read for it."""
+    """Raises ConfigError for settings that do not fit each other; no file is read for it but the manifest of a stored signal.
+
+    A signal that is not here is let pass: an export or a prediction asks none. `StudentModule.setup` does not.
+    """
     _refuse(message for rule in SETTINGS_RULES for message in rule(chosen))
 
 
@@ -166,7 +169,10 @@ def _the_signal_is_of_a_kind_that_the_objective_cannot_use(chosen: Chosen) -> It
     wanting = [(called, one) for called, one in chosen.readers() if not isinstance(one, HiddenObjective)]
     if chosen.teacher is None or not wanting:
         return
-    kind, teacher = chosen.teacher.kind(), type(chosen.teacher).__name__
+    try:
+        kind, teacher = chosen.teacher.kind(), type(chosen.teacher).__name__
+    except TeacherError:  # a stored signal that is not here
+        return
     for called, one in wanting:
         if kind is None:
             yield (

@@ -157,6 +157,8 @@ class StudentModule(LightningModule):
         if stage != "fit":
             return
         chosen = Chosen(objectives=self.objectives, teacher=self.teacher, reference=self.reference)
+        if self.teacher is not None:
+            self.teacher.kind()  # raises TeacherError where a stored signal is not there
         check_trainer(chosen, self.trainer)
         if isinstance(data := self._data(), RecordDataModule):
             records = Records.of(data)

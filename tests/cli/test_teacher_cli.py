@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from distill.cli import main
 from distill.cli.training import train
 from distill.errors import ConfigError
 
@@ -95,6 +96,22 @@ def test_a_resumed_run_finds_its_teacher_in_the_checkpoint(folder: Path, tiny_mo
     for name, value in expected["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value), name
     torch.testing.assert_close(resumed["teacher"], expected["teacher"], atol=0, rtol=0)
+
+
+def test_export_and_predict_need_no_stored_signal_and_fit_names_it(
+    folder: Path, tiny_model_folder: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = str(tiny_model_folder("llama"))
+    assert main(["signal", "--teacher", student, "--records", "records.jsonl", "--out", "signal"]) == 0
+    stored = ["--model.teacher", "StoredTeacher", "--model.teacher.path", "signal", "--model.objectives.up", "Likelihood"]
+    assert main(["fit", "--config", "run.yaml", *stored]) == 0
+    Path("signal").rename("elsewhere")
+    checkpoint = "run/checkpoints/last.ckpt"
+    assert main(["export", "--checkpoint", checkpoint, "--out", "out"]) == 0
+    assert main(["predict", "--ckpt_path", checkpoint, "--data.train", "records.jsonl", "--out", "out.jsonl"]) == 0
+    capsys.readouterr()
+    assert main(["fit", "--config", "run.yaml", *stored, "--overwrite", "true"]) == 2
+    assert "signal: holds no signal" in capsys.readouterr().err
 
 
 def test_predict_needs_no_teacher(folder: Path) -> None:
