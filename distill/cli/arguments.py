@@ -1,8 +1,15 @@
-"""Values that a command line's options take, refused in one line where they make no sense."""
+"""A command line's options: how they are explained, and values refused in one line where they make no sense."""
 
 from __future__ import annotations
 
 import argparse
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names each option's default, but for None: what happens then, the option's own text says."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def positive(text: str) -> int:

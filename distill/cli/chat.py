@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from distill.cli.arguments import positive
+from distill.cli.arguments import HelpFormatter, positive
 
 
 def chat_command(args: Sequence[str]) -> int:
@@ -15,7 +15,7 @@ def chat_command(args: Sequence[str]) -> int:
         prog="distill chat",
         description="Talk to a student. Where it was exported with an abstention rule, it answers only what it is sure of, and "
         "shows how sure. Commands: /threshold T, /reset, /quit.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--student",

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.cli.arguments import HelpFormatter
+
 
 def export_command(args: Sequence[str]) -> int:
     """Run `distill export ...`."""
@@ -13,7 +15,7 @@ def export_command(args: Sequence[str]) -> int:
         prog="distill export",
         description="Write a trained student as a folder that AutoModelForCausalLM loads without distill (LoRA merged, "
         "safetensors, chat template, model card). The folder is reloaded and compared with the student before it takes its name.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--checkpoint",

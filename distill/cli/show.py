@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from distill.cli.arguments import count
+from distill.cli.arguments import HelpFormatter, count
 
 
 def show_command(args: Sequence[str]) -> int:
@@ -14,7 +14,7 @@ def show_command(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="distill show",
         description="Print each token of the records: green is trained up, red down, grey is context, with weights other than 1.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("records", metavar="RECORDS", help="a JSONL or Parquet file, or a folder of them")
     parser.add_argument(

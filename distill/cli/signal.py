@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.cli.arguments import count, positive
+from distill.cli.arguments import HelpFormatter, count, positive
 
 if TYPE_CHECKING:
     from distill.render import Example
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="distill signal",
         description="Compute what a teacher says about every supervised token of the records, and store it. Training reads it "
         "(model.teacher: StoredTeacher) instead of running the teacher. A run that was stopped goes on with the same command.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     given = {"default": argparse.SUPPRESS, "required": True}
     parser.add_argument("--teacher", metavar="MODEL", help="a hub name, a folder, or a server's http://host:8000/v1", **given)  # type: ignore[arg-type]

@@ -93,3 +93,10 @@ def test_a_file_of_one_s_own_comes_before_a_shipped_config(tmp_path: Path, monke
 def test_an_unknown_config_is_an_error_that_names_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="shipped: .*quickstart"):
         find_config("quikstart")
+
+
+@pytest.mark.parametrize("command", ["signal", "show", "export", "chat"])
+def test_help_never_gives_none_as_a_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "default: None" not in " ".join(capsys.readouterr().out.split())
