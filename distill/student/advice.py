@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distill.objectives import KTO, ORPO, UNDIAL, ContrastiveSkewKL, Likelihood, NegativeSampleReinforcement
 from distill.objectives.divergences import Divergence
+from distill.student.terms import is_penalty
 from distill.teachers.base_model import BaseTeacher
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ def advice(chosen: Chosen, records: Records, trainer: Trainer) -> Iterator[str]:
     objectives = chosen.objectives
     kind = None if chosen.teacher is None else chosen.teacher.kind()
     cuts = trainer.accumulate_grad_batches * trainer.world_size
+    learnt = [one for one in objectives.values() if one.weight and records.holds.of(one)]
+    rests = chosen.skip_unpaired_negatives and not records.holds.positives and records.on_policy is None
+    if rests and all(map(is_penalty, learnt)):
+        yield (
+            f"{records.path} holds no positives, and the negatives of a step without any are left out: nothing will be learnt. "
+            f"Add records of what is to be said or kept, or set model.skip_unpaired_negatives to false"
+        )
     says = any(isinstance(one, Likelihood) and one.weight for one in objectives.values())
     for name, one in objectives.items():
         called = f"objective {name!r} ({type(one).__name__})"

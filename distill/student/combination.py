@@ -38,11 +38,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What a student's settings say. reference: the folder of stored log-probabilities."""
+    """What a student's settings say. reference: the folder of stored log-probabilities. skip_unpaired_negatives: whether steps
+    without positives rest.
+    """
 
     objectives: Mapping[str, Objective]
     teacher: LogitTeacher | None = None
     reference: str | None = None
+    skip_unpaired_negatives: bool = True
 
     def readers(self) -> Iterator[tuple[str, Objective]]:
         """The objectives that compare with a teacher, by how messages call them."""

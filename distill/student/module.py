@@ -30,7 +30,7 @@ from distill.student.combination import Chosen, Records, check_records, check_se
 from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
 from distill.student.projectors import Projectors
 from distill.student.reference import adapter_off, load_reference, with_reference
-from distill.student.terms import Term, hidden_term, sequence_term, sequences_of, token_term
+from distill.student.terms import Term, hidden_term, is_penalty, sequence_term, sequences_of, token_term
 from distill.student.trainable import LoraSettings, add_lora, train_top_layers
 from distill.teachers.logits import LiveStudent, LogitTeacher, RunningTeacher
 from distill.teachers.stored import StoredReference
@@ -111,7 +111,10 @@ class StudentModule(LightningModule):
             )
         if warmup_steps < 0:
             raise ConfigError(f"warmup_steps is {warmup_steps}; give a number of optimiser steps >= 0")
-        check_settings(Chosen(objectives=objectives, teacher=teacher, reference=reference))
+        self._chosen = Chosen(
+            objectives=objectives, teacher=teacher, reference=reference, skip_unpaired_negatives=skip_unpaired_negatives
+        )
+        check_settings(self._chosen)
         self.save_hyperparameters(
             {
                 # With this key Lightning rebuilds the objectives from plain JSON when it loads a checkpoint.
@@ -156,7 +159,7 @@ class StudentModule(LightningModule):
         """Refuse what makes no sense with these records and this trainer, before the student is loaded."""
         if stage != "fit":
             return
-        chosen = Chosen(objectives=self.objectives, teacher=self.teacher, reference=self.reference)
+        chosen = self._chosen
         if self.teacher is not None:
             self.teacher.kind()  # raises TeacherError where a stored signal is not there
         check_trainer(chosen, self.trainer)
@@ -258,10 +261,7 @@ class StudentModule(LightningModule):
         parts = {}
         for name, objective in self.objectives.items():
             factor = objective.weight
-            negative_only = (isinstance(objective, TokenObjective) and objective.positions == "negative") or (
-                isinstance(objective, SequenceObjective) and objective.unit == "negative"
-            )
-            if self._skip_unpaired_negatives and negative_only and not batch.in_step.positives:
+            if self._skip_unpaired_negatives and is_penalty(objective) and not batch.in_step.positives:
                 factor = 0.0  # times 0, not left out: under data parallelism every parameter must get its gradient
             parts[name] = factor * terms[name].total / max(batch.in_step.of(objective), 1)
         return torch.stack(list(parts.values())).sum(), parts

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill.objectives import HiddenObjective, Loss, SequenceLoss, Sequences, Targets
+from distill.objectives import (
+    HiddenObjective,
+    Loss,
+    Objective,
+    SequenceLoss,
+    SequenceObjective,
+    Sequences,
+    Targets,
+    TokenObjective,
+)
 from distill.rows import Batch
 from distill.teachers.logits import TeacherOutput
 
@@ -25,6 +34,13 @@ class Term:
 
     total: Tensor
     units: Tensor
+
+
+def is_penalty(objective: Objective) -> bool:
+    """Whether it is about negatives alone, so that it rests in a step without positives."""
+    if isinstance(objective, SequenceObjective):
+        return objective.unit == "negative"
+    return isinstance(objective, TokenObjective) and objective.positions == "negative"
 
 
 def token_term(loss: Loss, targets: Targets) -> Term:

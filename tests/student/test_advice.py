@@ -10,6 +10,7 @@ import pytest
 from distill.errors import ConfigError
 from distill.objectives import (
     KTO,
+    NPO,
     ORPO,
     UNDIAL,
     ContrastiveSkewKL,
@@ -38,8 +39,11 @@ def records(holds: StepCounts = BOTH, on_policy: OnPolicy | None = None) -> Reco
     return Records(**found, on_policy=on_policy)
 
 
-def said(one: Objective, *others: Objective, teacher: Any = None, accumulate: int = 1, epochs: int = 1, **more: Any) -> list[str]:
-    chosen = Chosen(objectives={str(i): each for i, each in enumerate((one, *others))}, teacher=teacher)
+def said(
+    one: Objective, *others: Objective, teacher: Any = None, accumulate: int = 1, epochs: int = 1, skip: bool = True, **more: Any
+) -> list[str]:
+    objectives = {str(i): each for i, each in enumerate((one, *others))}
+    chosen = Chosen(objectives=objectives, teacher=teacher, skip_unpaired_negatives=skip)
     trainer: Any = SimpleNamespace(accumulate_grad_batches=accumulate, world_size=1, max_epochs=epochs)
     return list(advice(chosen, records(**more), trainer))
 
@@ -71,6 +75,14 @@ def said(one: Objective, *others: Objective, teacher: Any = None, accumulate: in
 def test_an_oddity_is_named_and_its_usual_form_is_not(message: str, odd: Any, usual: Any) -> None:
     (found,) = odd()
     assert message in found and usual() == []
+
+
+def test_a_run_of_negatives_alone_is_told_that_it_rests() -> None:
+    alone = {"holds": StepCounts(positives=0, negatives=9, negative_sequences=3)}
+    assert "skip_unpaired_negatives" in "".join(said(NPO(), Likelihood(), **alone))
+    assert not said(NPO(), Likelihood(), skip=False, **alone)
+    assert not said(NPO(), ForwardKL(), teacher=LiveTeacher(model="x"), **alone), "a divergence learns from negatives too"
+    assert not said(NPO(), Likelihood(), on_policy=OnPolicy(share=0.5, marker=AllNegative()), **alone)
 
 
 def test_fresh_samples_are_not_weighed_by_the_model_before_training() -> None:
