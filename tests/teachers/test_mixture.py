@@ -19,6 +19,7 @@ from distill.teachers.ema import EmaTeacher
 from distill.teachers.live import LiveTeacher
 from distill.teachers.logits import LiveStudent, LogitTeacher, RunningTeacher
 from distill.teachers.mixture import MixtureTeacher
+from distill.teachers.stored import StoredTeacher
 
 Folder = Callable[[str], Path]
 
@@ -130,3 +131,10 @@ def test_it_reads_new_text_only_if_all_its_parts_do() -> None:
 
     assert MixtureTeacher(teachers=[BaseTeacher(), EmaTeacher()], weights=[0.5, 0.5]).reads_new_text
     assert not MixtureTeacher(teachers=[BaseTeacher(), Stored()], weights=[0.5, 0.5]).reads_new_text
+
+
+def test_a_mixture_whose_stored_part_is_gone_can_be_named_but_not_started(tmp_path: Path) -> None:
+    """As an export names it, which asks no teacher."""
+    mixture = MixtureTeacher(teachers=[LiveTeacher(model="x"), StoredTeacher(path=str(tmp_path / "gone"))], weights=[0.5, 0.5])
+    with pytest.raises(TeacherError, match="holds no signal"):
+        mixture.kind()
