@@ -74,16 +74,18 @@ def objective_values(
     head_memory: bytes. Where the logits as float32 (4 N V, of the larger vocabulary where a teacher has its own) exceed it,
     they are made, used and dropped chunk by chunk, and made again in the backward pass: the same values and gradients for a
     third more work in the head. A chunk never splits a sequence if an objective needs `whole_sequences`; one such sequence may
-    then exceed the budget. A teacher's deferred signal is made once per chunk, for all objectives.
+    then exceed the budget. A teacher's deferred signal is made once per chunk, for all objectives, where any reads it.
     trains_log_prob: whether log_prob_N carries a gradient. layers: whose hidden states at the N positions are wanted, counted
     as transformers does: 0 the embeddings, L of L blocks what the LM head reads.
     Raises ModelError where the chunked way would not compute what the model's own forward computes; then raise head_memory.
     """
     count = batch.gather_N.shape[0]
     vocabulary = max(model.config.get_text_config().vocab_size, _other_vocabulary(batch.targets))
+    # A teacher may be here for its hidden states alone, and its head costs as much as the student's.
+    teaches = any(objective.needs_teacher or objective.needs_cross for objective in objectives.values())
     if 4 * count * vocabulary <= head_memory:
         logits_NV, passage = _forward(model, batch, keep=None, layers=layers)
-        targets = batch.targets.materialised()
+        targets = batch.targets.materialised() if teaches else batch.targets
         losses = {name: objective(logits_NV, targets) for name, objective in objectives.items()}
         log_prob_N = _log_prob(logits_NV, targets, trained=trains_log_prob)
         return losses, SupervisedStats(log_prob_N=log_prob_N, hidden=passage.layers)
@@ -94,7 +96,7 @@ def objective_values(
 
     def chunk_values(hidden_CD: Tensor, targets: Targets) -> tuple[list[Tensor], list[Tensor], Tensor]:
         logits_CV = _post_process(head(hidden_CD.unsqueeze(0)), config).squeeze(0)
-        targets = targets.materialised()
+        targets = targets.materialised() if teaches else targets
         losses = [objective(logits_CV, targets) for objective in objectives.values()]
         log_prob_C = _log_prob(logits_CV, targets, trained=trains_log_prob)
         return [loss.value_N for loss in losses], [loss.where_N for loss in losses], log_prob_C

@@ -32,9 +32,10 @@ from transformers import (
 )
 
 from distill.errors import ModelError
-from distill.head import objective_values, supervised_logits
+from distill.head import hidden_signal, objective_values, supervised_logits
 from distill.objectives import (
     Cringe,
+    ForwardKL,
     Likelihood,
     RepetitionUnlikelihood,
     SequenceUnlikelihood,
@@ -338,3 +339,22 @@ def test_the_gradient_reaches_the_trunk_through_supervised_positions_only() -> N
     own = gradients(model, sum(loss.value_N.sum() for loss in losses.values()))
     embedding = own["model.embed_tokens.weight"].abs().sum(1)
     assert bool((embedding[10:13] > 0).all()) and embedding[13:22].sum() == 0
+
+
+@pytest.mark.parametrize("positions", [1000, 4])
+def test_a_teachers_distribution_is_made_only_where_an_objective_reads_it(positions: int) -> None:
+    model, batch = model_of("llama tied"), batch_of()
+    signal, _ = hidden_signal(model, batch, vocabulary=model.config.vocab_size)
+    made: list[int] = []
+
+    def counted(hidden_CD: Tensor) -> Tensor:
+        made.append(len(hidden_CD))
+        return signal.logits_of(hidden_CD)
+
+    targets = dataclasses.replace(batch.targets, teacher=dataclasses.replace(signal, logits_of=counted))
+    batch = dataclasses.replace(batch, targets=targets)
+    memory = head_memory_for(positions)
+    objective_values(model, batch, {"answer": Likelihood()}, head_memory=memory)
+    assert made == []
+    objective_values(model, batch, {"answer": Likelihood(), "match": ForwardKL()}, head_memory=memory)
+    assert sum(made) == len(batch.gather_N)
