@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.data import RecordDataModule, RecordLoader
+from distill.data import RecordDataModule
 from distill.errors import ConfigError, RecordError, RenderError
+from distill.loader import RecordLoader
 from distill.plan import choose_negatives, plan_epoch
 from distill.render import Example
 from distill.rows import StepCounts

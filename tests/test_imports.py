@@ -32,7 +32,8 @@ RULES: dict[str, set[str]] = {
     "plan": {"rows", "store"},
     "on_policy": {"records", "render", "store", "template", "teachers", "judges"},
     "alignment": {"records", "render", "rows", "template"},
-    "data": {"alignment", "records", "render", "rows", "store", "plan", "template", "models", "on_policy"},
+    "loader": {"alignment", "plan", "rows", "store"},
+    "data": {"alignment", "loader", "records", "render", "rows", "store", "plan", "template", "models", "on_policy"},
     "teachers": {"records", "template", "models", "rows", "objectives", "prompt_file", "head"},
     "judges": {"records", "teachers", "consensus", "prompt_file", "template"},
     "negators": {"records", "teachers", "judges", "consensus", "prompt_file", "template"},
@@ -143,7 +144,7 @@ def test_objectives_need_torch_only() -> None:
 
 
 def test_the_generation_half_imports_heavy_packages_only_when_it_uses_them() -> None:
-    light = [path for path in FILES if part_of(path) not in TORCH_PARTS | {"data"}]
+    light = [path for path in FILES if part_of(path) not in TORCH_PARTS | {"data", "loader"}]
     # The local teacher's engine is imported by huggingface.py inside its methods.
     engine = {"teachers/decoding.py", "teachers/scoring.py"}
     found = [one for path in light for one in imports(path) if one.at_top and one.module.partition(".")[0] in HEAVY]

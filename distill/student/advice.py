@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from distill.objectives import KTO, ORPO, UNDIAL, ContrastiveSkewKL, Likelihood, NegativeSampleReinforcement
+from distill.objectives import KTO, ORPO, UNDIAL, ContrastiveSkewKL, Likelihood, NegativeSampleReinforcement, TokenObjective
 from distill.objectives.divergences import Divergence
 from distill.student.terms import is_penalty
 from distill.teachers.base_model import BaseTeacher
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 def advice(chosen: Chosen, records: Records, trainer: Trainer) -> Iterator[str]:
     """One message per oddity: what it is, and what is usually wanted."""
     objectives = chosen.objectives
-    kind = None if chosen.teacher is None else chosen.teacher.kind()
     cuts = trainer.accumulate_grad_batches * trainer.world_size
     learnt = [one for one in objectives.values() if one.weight and records.holds.of(one)]
     rests = chosen.skip_unpaired_negatives and not records.holds.positives and records.on_policy is None
@@ -31,10 +30,12 @@ def advice(chosen: Chosen, records: Records, trainer: Trainer) -> Iterator[str]:
     says = any(isinstance(one, Likelihood) and one.weight for one in objectives.values())
     for name, one in objectives.items():
         called = f"objective {name!r} ({type(one).__name__})"
-        if isinstance(one, Divergence) and one.temperature != 1 and kind == "top_k":
+        pulls = isinstance(one, Divergence) and one.positions == "all" and not isinstance(one, ContrastiveSkewKL)
+        pushes = any(isinstance(other, TokenObjective) and other.positions == "negative" for other in objectives.values())
+        if pulls and pushes and records.holds.negatives and records.on_policy is None:
             yield (
-                f"{called} has temperature {one.temperature}, and the stored top-k signal does not say how the rest is spread: "
-                f"it is taken as even, which is far off for a student near its teacher. Store the exact signal, or use 1"
+                f"{called} draws the student to the teacher on wrong responses too, from which another objective pushes it away: "
+                f"set positions: positive"
             )
         both = records.on_policy or (records.holds.positives and records.holds.negatives)
         if isinstance(one, ContrastiveSkewKL) and not both:

@@ -182,6 +182,11 @@ def _the_signal_is_of_a_kind_that_the_objective_cannot_use(chosen: Chosen) -> It
                 f"objective {called} needs a distribution, and {teacher} gives none: use EmbeddingMatching with it, or a teacher "
                 f"that gives distributions, such as LiveTeacher"
             )
+        elif kind != "dense" and isinstance(one, Divergence) and one.temperature != 1:
+            yield (
+                f"objective {called} has temperature {one.temperature}, and {teacher} gives a {kind} signal, which does not say "
+                f"how the rest of the mass is spread: set temperature to 1, or store the exact signal (--kind exact)"
+            )
         elif kind not in one.signals:
             wanted = " or ".join(sorted(one.signals))
             yield (

@@ -28,6 +28,8 @@ from distill.rows import Batch
 from distill.student.advice import advice
 from distill.student.combination import Chosen, Records, check_records, check_settings, check_trainer
 from distill.student.metrics import CollapseAlarm, StepMetrics, is_due
+from distill.student.optimiser import Schedule, adamw, rate_factor
+from distill.student.progress import mend_progress
 from distill.student.projectors import Projectors
 from distill.student.reference import adapter_off, load_reference, with_reference
 from distill.student.terms import Term, hidden_term, is_penalty, sequence_term, sequences_of, token_term
@@ -36,8 +38,6 @@ from distill.teachers.logits import LiveStudent, LogitTeacher, RunningTeacher
 from distill.teachers.stored import StoredReference
 
 log = logging.getLogger(__name__)
-
-Schedule = Literal["constant", "linear", "cosine"]
 
 
 class Predictions(TypedDict):
@@ -378,42 +378,13 @@ class StudentModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Fused AdamW over the trained parameters, and a schedule per optimiser step."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self._weight_decay},
-            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},  # norms and biases
-        ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=self._learning_rate, betas=self._betas, fused=True
+        optimizer = adamw(
+            self.parameters(), learning_rate=self._learning_rate, weight_decay=self._weight_decay, betas=self._betas
         )
-        # Fused AdamW could undo the loss scaling of 16-mixed itself, and Lightning then refuses to clip gradients, under
-        # bf16-mixed too. Saying that it cannot costs one pass over the gradients under 16-mixed and nothing elsewhere.
-        optimizer._step_supports_amp_scaling = False
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor(self._total_steps()))
+        total = math.inf if self._schedule == "constant" else self.trainer.estimated_stepping_batches
+        factor = rate_factor(self._schedule, warmup_steps=self._warmup_steps, total_steps=total)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _total_steps(self) -> float:
-        if self._schedule == "constant":
-            return math.inf
-        total = self.trainer.estimated_stepping_batches
-        if math.isinf(total):
-            raise ConfigError(
-                f"schedule = {self._schedule!r} ends at the last step, and the run has none: set max_epochs or max_steps"
-            )
-        return total
-
-    def _rate_factor(self, total: float) -> Any:
-        warmup, schedule = self._warmup_steps, self._schedule
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)  # never a step of size 0
-            if schedule == "constant":
-                return 1.0
-            left = max(0.0, total - step) / max(1.0, total - warmup)
-            return left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
-
-        return factor
 
     # Checkpoints
 
@@ -428,7 +399,7 @@ class StudentModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say rightly whether the checkpoint's epoch was over; take over the alarm."""
-        _mend_progress(checkpoint)
+        mend_progress(checkpoint)
         self._alarm.load_state_dict(checkpoint.get("likelihood_alarm", {}))
         self._teacher_state = checkpoint.get("teacher", {})
         if "_running_teacher" in self.__dict__ and self._running_teacher is not None:
@@ -448,28 +419,6 @@ class StudentModule(LightningModule):
                 f"train_layers and lora that it was trained with."
             )
         return super().load_state_dict({**own, **state_dict}, strict=True, assign=assign)
-
-
-def _mend_progress(checkpoint: dict[str, Any]) -> None:
-    """Make Lightning's counts agree with the loader's about whether the epoch was over, so that no batch is skipped.
-
-    Lightning counts an epoch that max_steps, max_time or an early stop cuts short as processed, and would not go on inside
-    it. And where only max_steps ends a run, it takes the last batch of a whole epoch for one of the
-    next, which it then ends at once.
-    """
-    fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
-    for loader in fit_loop.get("state_dict", {}).get("combined_loader", []):
-        epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
-        if epochs["current"]["processed"] <= loader["epoch"]:
-            continue
-        if loader["batches"] < loader["batches_in_epoch"]:
-            for counts in epochs.values():
-                counts["processed"] = counts["completed"] = counts["started"] - 1
-        else:
-            for counts in epochs.values():
-                counts["completed"] = counts["processed"]
-            batches["current"] = dict.fromkeys(batches["current"], 0)
-            batches["is_last_batch"] = False
 
 
 def _plain(settings: Any) -> Any:

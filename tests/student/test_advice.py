@@ -18,20 +18,16 @@ from distill.objectives import (
     Likelihood,
     NegativeSampleReinforcement,
     Objective,
+    Unlikelihood,
 )
 from distill.on_policy import AllNegative, OnPolicy
 from distill.rows import StepCounts
 from distill.student.advice import advice
-from distill.student.combination import Chosen, Records, check_records
+from distill.student.combination import Chosen, Records, check_records, check_settings
 from distill.teachers.base_model import BaseTeacher
 from distill.teachers.live import LiveTeacher
 
 BOTH = StepCounts(positives=9, negatives=9, positive_sequences=3, negative_sequences=3, pairs=3)
-
-
-class TopK(LiveTeacher):
-    def kind(self) -> Any:
-        return "top_k"
 
 
 def records(holds: StepCounts = BOTH, on_policy: OnPolicy | None = None) -> Records:
@@ -52,9 +48,9 @@ def said(
     ("message", "odd", "usual"),
     [
         (
-            "even",
-            lambda: said(ForwardKL(temperature=2), teacher=TopK(model="x")),
-            lambda: said(ForwardKL(), teacher=TopK(model="x")),
+            "positions: positive",
+            lambda: said(ForwardKL(), Unlikelihood(), teacher=LiveTeacher(model="x")),
+            lambda: said(ForwardKL(positions="positive"), Unlikelihood(), teacher=LiveTeacher(model="x")),
         ),
         (
             "both polarities",
@@ -91,3 +87,15 @@ def test_fresh_samples_are_not_weighed_by_the_model_before_training() -> None:
     with pytest.raises(ConfigError, match="importance to none"):
         check_records(weighed, records(on_policy=loop))
     check_records(fresh, records(on_policy=loop))
+
+
+@pytest.mark.parametrize("kind", ["top_k", "sampled"])
+def test_a_temperature_needs_the_whole_distribution(kind: str) -> None:
+    class Partial(LiveTeacher):
+        def kind(self) -> Any:
+            return kind
+
+    with pytest.raises(ConfigError, match="temperature to 1, or store the exact signal"):
+        check_settings(Chosen(objectives={"match": ForwardKL(temperature=2)}, teacher=Partial(model="x")))
+    check_settings(Chosen(objectives={"match": ForwardKL()}, teacher=Partial(model="x")))
+    check_settings(Chosen(objectives={"match": ForwardKL(temperature=2)}, teacher=LiveTeacher(model="x")))
