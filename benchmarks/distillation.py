@@ -6,6 +6,7 @@
     python -m benchmarks.distillation run --out runs/distillation --arms [likelihood,forward_kl] --seeds [0,1,2]
     python -m benchmarks.distillation table --out runs/distillation --split validation   # to choose
     python -m benchmarks.distillation table --out runs/distillation --split test         # once, at the end
+    python -m benchmarks.distillation near --out runs/distillation --target runs/near    # then run and table with --out runs/near
 
 DATA holds wikitext2, self_instruct and gsm8k. Teacher: SmolLM2-135M-Instruct. Student: every second of its layers, as cut. Text:
 Wikipedia paragraphs, the teacher's own sampled answers to instructions, worked solutions. Every arm sees the same rows in the
@@ -211,6 +212,18 @@ def run(
             print(f"{name}, seed {seed}: {seconds:.0f} s, held-out KL {found['validation']['kl']:.4f}", flush=True)
 
 
+def near(out: Path, target: Path, steps: int = 160, learning_rate: float = 1e-3, seed: int = 100) -> None:
+    """A second place to compare from: the student after a first distillation, beside the same records and signals."""
+    from distill.models import load_tokenizer
+
+    module, _ = _train(ARMS["forward_kl"], seed, out, steps=steps, batch_size=8, rate=learning_rate, teacher=TEACHER)
+    target.mkdir(parents=True, exist_ok=True)
+    module.model.save_pretrained(target / "student")
+    load_tokenizer(TEACHER).save_pretrained(target / "student")
+    for path in (*out.glob("*.jsonl"), *out.glob("signal-*")):
+        (target / path.name).symlink_to(path.resolve())
+
+
 def _train(arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate: float, teacher: str) -> tuple[Any, float]:
     from pytorch_lightning import Trainer, seed_everything
 
@@ -345,4 +358,4 @@ if __name__ == "__main__":
     from jsonargparse import auto_cli
 
     torch.set_num_threads(1)
-    auto_cli([prepare, run, table], as_positional=False, args=sys.argv[1:])
+    auto_cli([prepare, near, run, table], as_positional=False, args=sys.argv[1:])
