@@ -5,22 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from distill.records import Prompt
+from distill.records import Prompt, Span
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """approved is None where the judge abstained (an unparsable reply included): count it, never guess it.
 
-    confidence: in [0, 1], the judge's own; 1.0 for symbolic judges. reason: the judge's own words or rule.
+    confidence: in [0, 1], the judge's own; 1.0 for symbolic judges. reason: the judge's own words or rule. spans: the stretches
+    of the response that the judge told apart (a refuted claim, a wrong step), each with its polarity; empty where it judged
+    the response as a whole.
     """
 
     approved: bool | None
     confidence: float = 1.0
     reason: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
 
 
 class Judge(ABC):
@@ -36,3 +39,25 @@ class Judge(ABC):
         """One verdict for each response, in order; references may be left out altogether. One by one, unless a judge batches."""
         accepted = references or [()] * len(responses)
         return [self.judge(*one) for one in zip(prompts, responses, accepted, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """preferred is None where the judge abstained or contradicted itself when the order was changed: counted, never guessed."""
+
+    preferred: Literal["first", "second"] | None
+    confidence: float = 1.0
+    reason: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PairJudge(ABC):
+    """Says which of two responses to one prompt is better."""
+
+    @abstractmethod
+    def compare(self, prompt: Prompt, first: str, second: str) -> Preference:
+        """Compare two responses."""
+
+    def compare_many(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[Preference]:
+        """One preference for each pair, in order; one by one, unless a judge batches."""
+        return [self.compare(*one) for one in zip(prompts, firsts, seconds, strict=True)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.errors import ConfigError, DistillError
 from distill.recipes.cache import replace_file
-from distill.recipes.discover import load_recipe
+from distill.recipes.discover import load_recipe, package_name
 from distill.recipes.key import code_version, describe, digest
 from distill.recipes.run import Run
 from distill.settings import PARSER_MODE, parse, prepare
@@ -72,8 +72,13 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
     import jsonargparse
 
     prepare()
+    shipped = _shipped_config(module)
     parser = jsonargparse.ArgumentParser(
-        prog=program, description=(module.__doc__ or "").partition("\n")[0], parser_mode=PARSER_MODE, exit_on_error=False
+        prog=program,
+        description=(module.__doc__ or "").partition("\n")[0],
+        parser_mode=PARSER_MODE,
+        exit_on_error=False,
+        default_config_files=[] if shipped is None else [str(shipped)],
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of these options; later ones win")
     parser.add_argument(
@@ -89,6 +94,19 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
             f"{module.__name__}.build must not have a parameter {clash[0]!r}: every recipe's command has that option"
         )
     return parser
+
+
+def _shipped_config(module: ModuleType) -> Path | None:
+    """configs/recipe/NAME.yaml, whose settings are a packaged recipe's defaults; None for a recipe of the user's own."""
+    from importlib.resources import files
+    from importlib.util import find_spec
+
+    package, _, name = module.__name__.rpartition(".")
+    if package != package_name():
+        return None
+    configs = "distill.configs" if find_spec("distill.configs") is not None else "configs"
+    found = Path(str(files(configs).joinpath("recipe", f"{name}.yaml")))
+    return found if found.is_file() else None
 
 
 def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any) -> int:

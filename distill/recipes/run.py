@@ -8,9 +8,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from distill.errors import RecipeError, RecordError
 from distill.recipes.cache import Cache, replace_file
@@ -18,10 +19,12 @@ from distill.recipes.key import describe, digest
 from distill.recipes.progress import Progress
 from distill.recipes.stage import Row, Stage, Work
 from distill.records import Record
+from distill.teachers.base import Sampling
 
 if TYPE_CHECKING:
     from distill.records.manifest import Manifest
 
+T = TypeVar("T")
 _STAGE_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
@@ -64,7 +67,7 @@ class Run:
     def map(
         self,
         name: str,
-        items: Iterable[tuple[str, Any]],
+        items: Iterable[tuple[Any, ...]],
         work: Work,
         *,
         key: Mapping[str, Any],
@@ -72,13 +75,18 @@ class Run:
         total: int | None = None,
         tokens: Callable[[Any], int] | None = None,
         keep: bool = True,
+        asks: Any = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[Row]:
         """Apply `work` to items in batches; yield one Row for each result, in the items' order, computing nothing twice.
 
-        items: (id, JSON value) pairs; ids differ. work: a list of Item -> one JSON result or Lost(reason) for each. key: what
-        changes the results beside the items themselves (teacher, sampling, template, a version of the code); dataclasses and
-        teachers describe themselves. Batch size, concurrency and progress do not belong in it: no result may depend on them.
+        items: (id, JSON value) pairs, or Items, whose third part is carried to the row and changes no key; ids differ. work: a
+        list of Item -> one JSON result or Lost(reason) for each. key: what changes the results beside the items themselves
+        (teacher, sampling, template, a version of the code); dataclasses and teachers describe themselves. Batch size,
+        concurrency and progress do not belong in it: no result may depend on them.
         tokens: how many tokens a result cost, for the progress line. keep=False for a stage cheaper than reading its cache.
+        asks: whatever `work` asks, with the teachers inside it (a generator, a judge): their usage is the stage's. sampling: how
+        a generator is asked, for an estimate before it is.
 
         Raises RecipeError on a repeated id, a value or result that is not JSON, or a wrong number of results.
         """
@@ -103,6 +111,10 @@ class Run:
         )
         self.stages.append(stage)
         return stage.rows()
+
+    def take(self, source: Iterable[T], *, limit: int | None = None) -> Iterator[T]:
+        """The rows of a recipe's source that this run is to do, in order: the first `limit`, or this job's share of them."""
+        return islice(source, limit)
 
     def count(self, title: str, outcome: str, n: int = 1) -> None:
         """Count what became of rows that are not lost (labels, verdicts); shown in the summary."""

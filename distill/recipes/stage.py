@@ -19,10 +19,11 @@ WINDOW = 8  # batches' worth of finished rows that may wait, in order, for a mis
 
 
 class Item(NamedTuple):
-    """What a stage's work receives."""
+    """What a stage's work receives. `carried` travels along with the item and is no part of its cache key."""
 
     id: str
     value: Any
+    carried: Any = None
 
 
 class Row(NamedTuple):
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     id: str
     value: Any
     result: Any
+    carried: Any = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Stage:
     def __init__(
         self,
         name: str,
-        items: Iterable[tuple[str, Any]],
+        items: Iterable[tuple[Any, ...]],
         work: Work,
         *,
         cache: Cache | None,
@@ -127,7 +129,7 @@ class Stage:
                 self._lost_lines.write(line.encode("utf-8", "surrogatepass") + b"\n")
             else:
                 tokens += self._tokens(kept["result"]) if self._tokens is not None and one.kept is None else 0
-                rows.append(Row(one.item.id, one.item.value, kept["result"]))
+                rows.append(Row(one.item.id, one.item.value, kept["result"], one.item.carried))
         self._progress.add(len(waiting), cached=len(waiting) - len(todo), tokens=tokens)
         for row in rows:
             self.given += 1

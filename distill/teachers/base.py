@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from distill.records import Prompt
@@ -66,6 +66,42 @@ class TokenScores:
         return float(sum(self.log_probs))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a teacher has done since it was made. cost: in the currency of its price, 0 where no price is known.
+
+    >>> Usage(requests=2, cost=0.5) - Usage(requests=1)
+    Usage(requests=1, prompt_tokens=0, completion_tokens=0, cost=0.5)
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(**{field.name: getattr(self, field.name) - getattr(other, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a million tokens cost, those that are read (input) and those that are written (output)."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What so many tokens cost.
+
+        >>> Price(input=1.0, output=4.0).of(500_000, 250_000)
+        1.5
+        """
+        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
 class Teacher(ABC):
     """Common to all capabilities: a stable identity, so that a cache knows when the same question has the same answer."""
 
@@ -73,9 +109,29 @@ class Teacher(ABC):
     def identity(self) -> Mapping[str, Any]:
         """JSON-able facts that change the output (model, revision or weights hash, precision); no secret, path or concurrency."""
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may call it at once and gain by it, as with a server; a model in this process: False."""
+        return False
+
+    @property
+    def price(self) -> Price | None:
+        """What its tokens cost; None where they cost nothing, or nobody said."""
+        return None
+
+    def usage(self) -> Usage:
+        """What it has done so far, for running accounts; the difference of two readings is the work between them."""
+        return Usage()
+
 
 class Generator(Teacher):
     """Writes completions."""
+
+    def check(self, sampling: Sampling, *, log_probs: bool = False) -> None:  # noqa: B027 - optional: most can do all
+        """Refuse, before anything is asked for, what this backend cannot do: a kind of sampling, or log-probabilities if needed.
+
+        A server is probed here. Raises TeacherError with the remedy.
+        """
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -88,3 +144,15 @@ class Scorer(Teacher):
     @abstractmethod
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenScores]:
         """One TokenScores for each (prompt, response) pair, in order."""
+
+
+class Chooser(Teacher):
+    """Says how probable each of a few given beginnings of a response is: constrained choice, without free text to parse."""
+
+    @abstractmethod
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[tuple[float, ...]]:
+        """For each prompt the log-probability (nats) that the response begins with each of the options, in their order.
+
+        -inf for an option that the backend does not report among its most probable ones. Options begin with different tokens,
+        else TeacherError.
+        """
