@@ -10,8 +10,8 @@ import numpy as np
 from distill.evaluate.abstention import Outcomes
 from distill.evaluate.answers import Answer, signals
 from distill.evaluate.rule import AbstentionRule, fit_rule, set_threshold_and_veto
-from distill.quickstart.facts import Split
 from distill.quickstart.labels import ABSTENTION
+from distill.recipes.facts import Split
 
 Decide = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 RULE_SPLITS: tuple[Split, ...] = ("validation", "made_up_validation")
@@ -25,17 +25,17 @@ def fit_answering_rule(
     """The confidence is fitted on validation questions; made-up ones have a say, MADE_UP_SHARE of it, in threshold and veto.
 
     majority: whether the untrained model's majority answer is right, for each validation question.
+
+    What answering wins is taken as expected, from fitted chances, and not as counted: the count over a hundred questions has
+    several peaks of about the same height, and which one is the highest is luck. On random halves of the validation questions
+    the threshold then varies by .03 (standard deviation) in the place of .12; docs/results.md has the comparison.
     """
     real, made_up = signals(answers["validation"]), signals(answers["made_up_validation"])
-    rule = fit_rule(
-        answer_log_prob=real[0],
-        p_idk=real[1],
-        greedy_idk=real[2],
-        right=np.array(right["validation"]),
-        abstention=ABSTENTION,
-        use=("answer",),  # adding p(IDK) and greedy IDK made the ranking of validation questions worse: docs/results.md
-    )
+    rule = _fitted(real, right["validation"])
     gain = [truthful_gain(right["validation"], majority) / len(real[0])]
+    if len(set(majority)) == 2:  # else there is no chance to fit, and the counts do
+        chances = [_fitted(real, outcome).confidence(*real) for outcome in (right["validation"], majority)]
+        gain = [(chances[0] + chances[1] - 1) / len(real[0])]
     if len(made_up[0]):
         gain.append(np.full(len(made_up[0]), -MADE_UP_SHARE / len(made_up[0])))
     log_prob, p_idk, greedy = (np.concatenate(pair) for pair in zip(real, made_up, strict=True))
@@ -47,6 +47,21 @@ def fit_answering_rule(
         gain=np.concatenate(gain),
         known=np.concatenate([np.array(majority, dtype=bool), np.zeros(len(made_up[0]), dtype=bool)]),
         over_refusal=OVER_REFUSAL,
+    )
+
+
+def _fitted(real: tuple[np.ndarray, np.ndarray, np.ndarray], outcome: Sequence[bool]) -> AbstentionRule:
+    """The chance of an outcome by the answer's log-probability alone.
+
+    Adding p(IDK) and greedy IDK made the ranking of validation questions worse: docs/results.md.
+    """
+    return fit_rule(
+        answer_log_prob=real[0],
+        p_idk=real[1],
+        greedy_idk=real[2],
+        right=np.array(outcome, dtype=bool),
+        abstention=ABSTENTION,
+        use=("answer",),
     )
 
 
