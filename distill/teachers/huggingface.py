@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distill.errors import TeacherError
 from distill.models import load_model, load_tokenizer, model_identity
 from distill.records import Prompt
-from distill.teachers.base import Completion, Generator, Sampling, Scorer, TokenScores
+from distill.teachers.base import Chooser, Completion, Generator, Sampling, Scorer, TokenScores
 from distill.template import end_of_turn, prompt_tokens, response_tokens, stop_token_ids, token_texts
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFaceTeacher(Generator, Scorer):
-    """A local causal language model as generator and scorer; loaded at its first use.
+class HuggingFaceTeacher(Generator, Scorer, Chooser):
+    """A local causal language model as generator, scorer and chooser; loaded at its first use.
 
     model: a hub name, a folder, a .gguf file or "smollm2-135m-instruct" (see distill.models). dtype: "auto" is bfloat16 where
     the device computes in it natively, else float32; it changes the last digits of every probability, so it is part of the
@@ -144,6 +144,27 @@ class HuggingFaceTeacher(Generator, Scorer):
             TokenScores(tokens=pieces[text], log_probs=one.log_probs, greedy=one.greedy, end_log_prob=one.end_log_prob)
             for text, one in zip(responses, scored, strict=True)
         ]
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[tuple[float, ...]]:
+        """For each prompt the log-probability (nats) of each option's first token, as a server reports it.
+
+        Raises TeacherError where two options begin with one token, or an option has none.
+        """
+        if not prompts:
+            return []
+        from distill.teachers.decoding import inference
+        from distill.teachers.scoring import score_first_tokens
+
+        model, tokenizer = self._loaded
+        first = [tuple(response_tokens(option, tokenizer)[:1]) for option in options]
+        if not all(first) or len(set(first)) < len(first):
+            raise TeacherError(
+                f"the options {list(options)} begin with the tokens {[token_texts(one, tokenizer) for one in first]} of "
+                f"{self.model!r}; give options that begin with different tokens, such as Yes and No"
+            )
+        ids = self._prompt_ids(prompts, 1)
+        with inference(model, self.threads):
+            return score_first_tokens(model, ids, [token for one in first for token in one], batch_size=self.batch_size)
 
     def _prompt_ids(self, prompts: Sequence[Prompt], longest_response: int) -> list[tuple[int, ...]]:
         model, tokenizer = self._loaded

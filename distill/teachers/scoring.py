@@ -63,6 +63,20 @@ def score_tokens(
     return [scored[pair] for pair in zip(prompts, responses, strict=True)]
 
 
+def score_first_tokens(
+    model: PreTrainedModel, prompts: Sequence[Ids], tokens: Sequence[int], *, batch_size: int = 24
+) -> list[tuple[float, ...]]:
+    """For each prompt the log-probability (nats) of each of the tokens as the response's first; each prompt is read once."""
+    distinct = list(dict.fromkeys(prompts))
+    prefix_model = PrefixModel(model, distinct, 0)
+    found: dict[Ids, tuple[float, ...]] = {}
+    for batch in prefix_model.batches([(prompt, 1) for prompt in distinct], batch_size, batch_size):
+        chosen = [distinct[index] for index in batch]
+        log_probs = prefix_model.prefill(chosen).logits.log_softmax(dim=1)[:, list(tokens)]
+        found.update(zip(chosen, map(tuple, log_probs.tolist()), strict=True))
+    return [found[prompt] for prompt in prompts]
+
+
 def _score_batch(
     prefix_model: PrefixModel, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], end: int | None
 ) -> dict[tuple[Ids, Ids], Scored]:
