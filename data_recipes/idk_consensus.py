@@ -1,44 +1,88 @@
 """Teach "I don't know": sample every question, label it by consensus, keep what the model knows and deny what it guesses.
 
-    python -m data_recipes.idk_consensus --config configs/recipe/idk_consensus.yaml --questions questions.jsonl --out runs/idk
+    python -m data_recipes.idk_consensus --config configs/recipe/idk_consensus.yaml --prompts questions.jsonl --out runs/idk
 
-Each question ends in one of three ways, with all its evidence beside it:
+One model, which may be the student itself, ends each question in one of three ways:
 - unanswerable: the abstention is positive, the wrong sampled answers are negative, the most frequent first;
 - answerable: the majority answer is positive; the abstention is negative (against over-refusal); other answers too if asked for;
 - uncertain: no record. It is counted, and trained on neither way.
+
+With a student beside the teacher, the teacher's label decides what is positive, and what is negative is the student's own:
+- both answerable and the same: the teacher's answer (distillation);
+- both answerable, another answer: the teacher's answer, and as the most valuable negative the student's, of which it is sure;
+- the teacher answerable, the student not: the teacher's answer; or the abstention where `teach_unknown` is false;
+- the teacher unanswerable: the abstention, and what the student says instead as negatives.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import distill.consensus
-from distill.consensus import ConsensusLabeller, is_abstention, normalise, sample_until_settled, short_answer
-from distill.consensus.base import Answerability, Labeller
+from distill.consensus import ConsensusLabeller, LogProbLabeller, NormalisedMatch, is_abstention, normalise, short_answer
+from distill.consensus.adaptive import sample_until_settled
+from distill.consensus.base import Answerability, Equivalence, Labeller
 from distill.errors import ConfigError
-from distill.recipes import Item, Lost, Question, Row, Run, read_questions
-from distill.recipes.key import code_version
-from distill.recipes.questions import Questions
-from distill.records import Message, Polarity, Prompt, Record, make_id
-from distill.teachers.base import Completion, Generator, Sampling
+from distill.recipes import Answered, Ask, Item, Question, Run, generate, read_questions
+from distill.recipes.asking import prompt_json
+from distill.recipes.key import code_version, describe
+from distill.records import Polarity, Prompt, Record, make_id
+from distill.teachers.base import Completion, Generator, Price, Sampling, Usage
 
 SOURCE = "idk_consensus"
 LABELLER = ConsensusLabeller()
 SAMPLING = Sampling(n=10, max_tokens=32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """How labels become records: the options of `build` that need no model."""
+
+    abstention: str
+    negatives_per_question: int
+    abstention_as_negative: bool
+    minority_as_negative: bool
+    teach_unknown: bool
+    mistake_weight: float
+    gold: bool
+    equivalence: Equivalence
+
+
+class _Side(NamedTuple):
+    """One model on one question: its label with all evidence as JSON, and its answers, the most frequent first."""
+
+    found: dict[str, Any]
+    answers: list[_Answer]
+
+    @property
+    def label(self) -> str:
+        return str(self.found["label"])
+
+
+class _Answer(NamedTuple):
+    """What a cluster says, and the sampled wording that says it."""
+
+    answer: str
+    text: str
+
+
+class _Chosen(NamedTuple):
+    text: str
+    polarity: Polarity
+    role: str
+    weight: float = 1.0
+
+
 def build(
     *,
     run: Run,
-    questions: Path,
-    generator: Generator,
+    prompts: str,
+    teacher: Generator,
+    student: Generator | None = None,
     labeller: Labeller = LABELLER,
     sampling: Sampling = SAMPLING,
     rounds: tuple[int, ...] = (),
@@ -46,6 +90,8 @@ def build(
     negatives_per_question: int = 2,
     abstention_as_negative: bool = True,
     minority_as_negative: bool = False,
+    teach_unknown: bool = True,
+    mistake_weight: float = 1.0,
     gold: bool = False,
     limit: int | None = None,
     batch_size: int = 8,
@@ -54,19 +100,71 @@ def build(
 
     Args:
         run: Where results are kept.
-        questions: A JSONL, CSV, Parquet or text file with id, prompt and, optionally, accepted answers.
-        generator: The model that is sampled: the student itself, or a teacher whose knowledge the student shall have.
-        labeller: Decides from the samples which questions the model can answer.
-        sampling: How to sample; n answers for each question.
+        prompts: Questions, as a file or a name (facts:countries, example:NAME, datasets:NAME); accepted answers are optional.
+        teacher: The model that is sampled: the student itself, or a teacher whose knowledge the student shall have.
+        student: Sampled beside the teacher, so that negatives are what the student says. None: the teacher's own samples.
+        labeller: Decides from the samples which questions a model can answer.
+        sampling: How to sample; n answers for each question and model.
         rounds: Sample in rounds, such as [4, 3, 3], and stop where the label is settled; replaces sampling.n. Consensus only.
         abstention: What to say where nothing is known. Its leading space counts only where it continues a started answer.
         negatives_per_question: At most so many negative answers for each question.
         abstention_as_negative: Whether an answerable question has the abstention as a negative.
-        minority_as_negative: Whether an answerable question has its other answers as negatives.
+        minority_as_negative: Whether an answerable question has other answers as negatives (the student's, where there is one).
+        teach_unknown: Whether the student learns what the teacher knows and it does not; else it learns to abstain there.
+        mistake_weight: Weight of a negative that the student is sure of; the other records have weight 1.
         gold: Label by the accepted answers instead, as an upper bound: answerable where the majority answer is accepted.
         limit: Only the first so many questions.
         batch_size: Questions sampled at a time; changes speed and memory, never the records.
     """
+    _check(labeller, sampling, rounds, abstention, negatives_per_question, mistake_weight, limit)
+    if student is None and not teach_unknown:
+        raise ConfigError("teach_unknown=False needs a student, whose own knowledge is then the limit; give --student")
+    source = read_questions(prompts)
+    if gold and not any(question.answers for question in source):
+        raise ConfigError(
+            f"{prompts}: gold=True needs accepted answers, and no question has any; column: {source.answers_column!r}"
+        )
+    draw = replace(sampling, n=sum(rounds)) if rounds else sampling
+
+    def samples(name: str, asks: Iterable[Ask], model: Generator) -> Iterator[Answered]:
+        if rounds and isinstance(labeller, ConsensusLabeller):
+            model = _InRounds(generator=model, labeller=labeller, rounds=rounds)
+        log_probs = isinstance(labeller, LogProbLabeller)
+        total = min(len(source), limit or len(source))
+        return generate(run, name, asks, model, draw, batch_size=batch_size, total=total, log_probs=log_probs)
+
+    asks = (Ask(question.id, question.prompt, question) for question in run.take(source, limit=limit))
+    told: Iterator[tuple[Question, _Side, _Side | None]]
+    if student is None:
+        told = ((one.carried, side, None) for one, side in _labels(run, "label", samples("sample", asks, teacher), labeller))
+    else:
+        known = _labels(run, "label", samples("sample", asks, teacher), labeller)
+        again = (Ask(one.id, one.prompt, (one.carried, side)) for one, side in known)
+        pairs = _labels(run, "label_student", samples("sample_student", again, student), labeller)
+        told = ((*one.carried, side) for one, side in pairs)
+    choice = _Choice(
+        abstention=abstention,
+        negatives_per_question=negatives_per_question,
+        abstention_as_negative=abstention_as_negative,
+        minority_as_negative=minority_as_negative,
+        teach_unknown=teach_unknown,
+        mistake_weight=mistake_weight,
+        gold=gold,
+        equivalence=labeller.equivalence if isinstance(labeller, ConsensusLabeller | LogProbLabeller) else NormalisedMatch(),
+    )
+    return _records(run, told, choice)
+
+
+def _check(
+    labeller: Labeller,
+    sampling: Sampling,
+    rounds: Sequence[int],
+    abstention: str,
+    negatives_per_question: int,
+    mistake_weight: float,
+    limit: int | None,
+) -> None:
+    """Refuse what makes no sense, before anything is read or sampled."""
     if rounds and not isinstance(labeller, ConsensusLabeller):
         raise ConfigError(
             f"rounds {list(rounds)} need a ConsensusLabeller, which knows when more samples cannot matter; got {labeller!r}"
@@ -77,173 +175,182 @@ def build(
         raise ConfigError(f"sampling.n is {sampling.n}: a question is labelled from at least 1 sample")
     if negatives_per_question < 0:
         raise ConfigError(f"negatives_per_question is {negatives_per_question}: give 0 for none, or a number above it")
+    if not 0 <= mistake_weight < float("inf"):
+        raise ConfigError(f"mistake_weight is {mistake_weight}: give a finite number of at least 0; 1 is as much as any record")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}: give at least 1 question, or leave it out for all of them")
     if not abstention.strip() or not is_abstention(abstention):
         raise ConfigError(f"abstention {abstention!r} is not recognised as one, so evaluation would count it as an answer")
-    source = read_questions(questions)
-    if gold and not any(question.answers for question in source):
-        raise ConfigError(
-            f"{questions}: gold=True needs accepted answers, and no question has any; column: {source.answers_column!r}"
-        )
-    sampled = _samples(run, source, generator, labeller, sampling, rounds, limit, batch_size)
-    labelled = _labels(run, sampled, labeller)
-    return _records(
-        run,
-        _joined(source, labelled),
-        abstention=abstention,
-        negatives_per_question=negatives_per_question,
-        abstention_as_negative=abstention_as_negative,
-        minority_as_negative=minority_as_negative,
-        gold=gold,
-    )
 
 
-def _samples(
-    run: Run,
-    questions: Questions,
-    generator: Generator,
-    labeller: Labeller,
-    sampling: Sampling,
-    rounds: Sequence[int],
-    limit: int | None,
-    batch_size: int,
-) -> Iterator[Row]:
-    """Stage one, the dear one. With rounds the labeller decides how many samples there are, so then it is part of the key."""
-    key: dict[str, Any] = {"version": 1, "generator": generator, "sampling": sampling}
-    if rounds:
-        key |= {"sampling": replace(sampling, n=sum(rounds)), "rounds": list(rounds), "labeller": labeller}
+@dataclass(frozen=True, kw_only=True)
+class _InRounds(Generator):
+    """A generator that stops where the label is settled. The labeller decides how many samples there are, so it is in the key."""
 
-    def sample(items: list[Item]) -> list[Any]:
-        prompts = [_prompt(item.value["prompt"]) for item in items]
-        drawn: Sequence[Sequence[Completion]]
-        if rounds and isinstance(labeller, ConsensusLabeller):
-            drawn = sample_until_settled(generator, prompts, sampling, labeller, rounds=rounds).samples
-        else:
-            drawn = generator.generate(prompts, sampling)
-        return [[_plain(one) for one in completions] or Lost("no completion came back") for completions in drawn]
+    generator: Generator
+    labeller: ConsensusLabeller
+    rounds: tuple[int, ...]
 
-    items = ((question.id, {"prompt": [asdict(message) for message in question.prompt]}) for question in islice(questions, limit))
-    return run.map(
-        "sample",
-        items,
-        sample,
-        key=key,
-        batch_size=batch_size,
-        total=min(len(questions), len(questions) if limit is None else limit),
-        tokens=lambda completions: sum(one["tokens"] for one in completions),
-    )
+    def identity(self) -> Mapping[str, Any]:
+        rounds = {"rounds": list(self.rounds), "labeller": describe(self.labeller)}
+        return {**self.generator.identity(), **rounds}
+
+    @property
+    def concurrent(self) -> bool:
+        return self.generator.concurrent
+
+    @property
+    def price(self) -> Price | None:
+        return self.generator.price
+
+    def usage(self) -> Usage:
+        return self.generator.usage()
+
+    def check(self, sampling: Sampling, *, log_probs: bool = False) -> None:
+        self.generator.check(sampling, log_probs=log_probs)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        drawn = sample_until_settled(self.generator, prompts, sampling, self.labeller, rounds=self.rounds)
+        return [list(several) for several in drawn.samples]
 
 
-def _labels(run: Run, sampled: Iterator[Row], labeller: Labeller) -> Iterator[Row]:
-    """Stage two. A new threshold labels again and samples nothing; so does any change of the code that labels."""
+def _labels(run: Run, name: str, answered: Iterable[Answered], labeller: Labeller) -> Iterator[tuple[Answered, _Side]]:
+    """A new threshold labels again and samples nothing; so does any change of the code that labels."""
 
     def label(items: list[Item]) -> list[Any]:
-        labels = []
-        for item in items:
-            samples = [Completion(**one) for one in item.value["samples"]]
-            labels.append(_evidence(labeller.label(_prompt(item.value["prompt"]), samples)))
-        return labels
+        return [
+            _found(labeller.label(item.carried.prompt, [Completion(**one) for one in item.value["samples"]])) for item in items
+        ]
 
-    items = ((row.id, {"prompt": row.value["prompt"], "samples": row.result}) for row in sampled)
-    return run.map("label", items, label, key={"labeller": labeller, "code": code_version(distill.consensus)}, batch_size=1)
+    items = (
+        Item(one.id, {"prompt": prompt_json(one.prompt), "samples": [asdict(sample) for sample in one.completions]}, one)
+        for one in answered
+    )
+    key = {"labeller": labeller, "code": code_version(distill.consensus)}
+    rows = run.map(name, items, label, key=key, batch_size=1)
+    return ((row.carried, _side(row.result, row.carried.completions)) for row in rows)
 
 
-def _records(
-    run: Run,
-    rows: Iterable[tuple[Question, Row]],
-    *,
-    abstention: str,
-    negatives_per_question: int,
-    abstention_as_negative: bool,
-    minority_as_negative: bool,
-    gold: bool,
-) -> Iterator[Record]:
-    for question, row in rows:
-        found = row.result
-        answers = _wordings(found["clusters"], row.value["samples"])
-        right = bool(answers) and found["answer"] is not None and _accepted(answers[0], question.answers)
-        if gold:
-            found = {**found, "label": "answerable" if right else "unanswerable", "labelled_by": "accepted answers"}
-        label = found["label"]
-        run.count("label", label)
+def _records(run: Run, told: Iterable[tuple[Question, _Side, _Side | None]], choice: _Choice) -> Iterator[Record]:
+    for question, teacher, student in told:
+        refusal = choice.abstention if question.prompt[-1].role == "assistant" else choice.abstention.lstrip()
+        right = bool(teacher.answers) and teacher.found["answer"] is not None and _accepted(teacher.answers[0], question)
+        if choice.gold:
+            label = "answerable" if right else "unanswerable"
+            teacher = teacher._replace(found={**teacher.found, "label": label, "labelled_by": "accepted answers"})
+        run.count("label", teacher.label)
         if question.answers:
-            run.count(f"{label}, majority answer against the accepted ones", "right" if right else "wrong")
-        refusal = abstention if question.prompt[-1].role == "assistant" else abstention.lstrip()
-        evidence = {**found, "samples": [one["text"] for one in row.value["samples"]]}
+            run.count(f"{teacher.label}, majority answer against the accepted ones", "right" if right else "wrong")
+        evidence = dict(teacher.found)
+        if student is None:
+            chosen = _alone(teacher, question, refusal, choice)
+        else:
+            agrees = _agreement(teacher, student, choice.equivalence)
+            run.count(f"teacher {teacher.label}, student", agrees)
+            evidence |= {"student": student.found, "cell": f"teacher {teacher.label}, student {agrees}"}
+            chosen = _together(teacher, student, question, refusal, choice)
         if question.extra:
             evidence["question"] = dict(question.extra)
-        chosen: list[tuple[str, Polarity, str]] = []
-        if label == "unanswerable":
-            # With gold labels an accepted answer may be among the samples; nobody should be taught to avoid it.
-            wrong = [text for text in answers if not (gold and _accepted(text, question.answers))]
-            chosen = [
-                (refusal, "positive", "abstention"),
-                *((text, "negative", "wrong") for text in wrong[:negatives_per_question]),
-            ]
-        elif label == "answerable" and answers:
-            chosen = [(answers[0], "positive", "majority")]
-            if abstention_as_negative:
-                chosen.append((refusal, "negative", "abstention"))
-            if minority_as_negative:
-                others = [text for text in answers[1:] if not (gold and _accepted(text, question.answers))]
-                chosen += [(text, "negative", "minority") for text in others[:negatives_per_question]]
-        for text, polarity, role in chosen:
+        for text, polarity, role, weight in chosen:
+            if question.answers and polarity == "negative" and role != "abstention":
+                found = _accepted(_Answer(short_answer(text), text), question)
+                run.count(f"negatives ({role}) against the accepted answers", "right" if found else "wrong")
             yield Record(
                 id=make_id(question.id, polarity, question.prompt, text, source=SOURCE),
                 group=question.id,
                 prompt=question.prompt,
                 response=text,
                 polarity=polarity,
+                weight=weight,
                 source=SOURCE,
                 evidence={**evidence, "role": role},
             )
 
 
-def _wordings(clusters: Iterable[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]]) -> list[str]:
+def _alone(teacher: _Side, question: Question, refusal: str, choice: _Choice) -> list[_Chosen]:
+    """One model's label, and its own samples as negatives."""
+    most = choice.negatives_per_question
+    if teacher.label == "unanswerable":
+        wrong = _never_accepted(teacher.answers, question, choice)[:most]
+        return [_Chosen(refusal, "positive", "abstention"), *(_Chosen(one.text, "negative", "wrong") for one in wrong)]
+    if teacher.label != "answerable" or not teacher.answers:
+        return []
+    others = _never_accepted(teacher.answers[1:], question, choice)[:most] if choice.minority_as_negative else []
+    return [*_known(teacher, refusal, choice), *(_Chosen(one.text, "negative", "minority") for one in others)]
+
+
+def _together(teacher: _Side, student: _Side, question: Question, refusal: str, choice: _Choice) -> list[_Chosen]:
+    """The teacher's label decides what is right; what is wrong is what the student says instead."""
+    if teacher.label == "uncertain" or (teacher.label == "answerable" and not teacher.answers):
+        return []
+    knows = teacher.label == "answerable"
+    instead = [one for one in student.answers if not (knows and choice.equivalence.same(one.answer, teacher.answers[0].answer))]
+    sure = student.answers[:1] if student.label == "answerable" else []
+    mistakes = _never_accepted([one for one in sure if one in instead], question, choice)
+    guesses = _never_accepted([one for one in instead if one not in sure], question, choice)
+    if knows and not choice.teach_unknown and student.label != "answerable":
+        if student.label == "uncertain":
+            return []
+        chosen = [_Chosen(refusal, "positive", "abstention")]
+    elif knows:
+        chosen = _known(teacher, refusal, choice)
+        guesses = guesses if choice.minority_as_negative else []
+    else:
+        chosen = [_Chosen(refusal, "positive", "abstention")]
+    wrong = [_Chosen(one.text, "negative", "mistake", choice.mistake_weight) for one in mistakes]
+    wrong += [_Chosen(one.text, "negative", "wrong") for one in guesses]
+    return chosen + wrong[: choice.negatives_per_question]
+
+
+def _known(teacher: _Side, refusal: str, choice: _Choice) -> list[_Chosen]:
+    answer = [_Chosen(teacher.answers[0].text, "positive", "majority")]
+    return answer + [_Chosen(refusal, "negative", "abstention")] * choice.abstention_as_negative
+
+
+def _agreement(teacher: _Side, student: _Side, equivalence: Equivalence) -> str:
+    """The student's column of the table; where both answer, whether they say the same."""
+    if not (teacher.label == student.label == "answerable" and teacher.answers and student.answers):
+        return student.label
+    same = equivalence.same(teacher.answers[0].answer, student.answers[0].answer)
+    return "answerable (the same answer)" if same else "answerable (another answer)"
+
+
+def _answers(clusters: Iterable[Mapping[str, Any]], samples: Sequence[Completion]) -> list[_Answer]:
     """One sampled text for each cluster that answers, the largest first: its most frequent exact wording, of equals the shortest.
 
     Texts that ended by themselves go before texts cut at max_tokens, which would teach the student to stop in mid-sentence.
     """
-    texts = []
+    found = []
     for cluster in clusters:
         if not cluster["answer"].strip() or is_abstention(cluster["answer"]):
             continue
         members = [samples[index] for index in cluster["members"]]
-        whole = [one["text"] for one in members if one["finish"] == "stop"] or [one["text"] for one in members]
+        whole = [one.text for one in members if one.finish == "stop"] or [one.text for one in members]
         counts = Counter(whole)
-        texts.append(min(counts, key=lambda text: (-counts[text], len(text))))
-    return texts
+        found.append(_Answer(cluster["answer"], min(counts, key=lambda text: (-counts[text], len(text)))))
+    return found
 
 
-def _joined(questions: Questions, rows: Iterable[Row]) -> Iterator[tuple[Question, Row]]:
-    """Each row with its question. Rows come in the questions' order with the lost ones missing, so one walk does."""
-    stream = iter(questions)
-    for row in rows:
-        yield next(question for question in stream if question.id == row.id), row
+def _never_accepted(answers: Sequence[_Answer], question: Question, choice: _Choice) -> list[_Answer]:
+    """With gold labels an accepted answer may be among the samples; nobody should be taught to avoid it."""
+    return [one for one in answers if not (choice.gold and _accepted(one, question))]
 
 
-def _accepted(text: str, answers: Sequence[str]) -> bool:
-    return normalise(short_answer(text)) in {normalise(answer) for answer in answers}
+def _accepted(answer: _Answer, question: Question) -> bool:
+    return normalise(short_answer(answer.text)) in {normalise(accepted) for accepted in question.answers}
 
 
-def _evidence(found: Answerability) -> dict[str, Any]:
+def _side(found: Mapping[str, Any], samples: Sequence[Completion]) -> _Side:
+    return _Side({**found, "samples": [sample.text for sample in samples]}, _answers(found["clusters"], samples))
+
+
+def _found(found: Answerability) -> dict[str, Any]:
     """An Answerability as JSON, without the samples, which the stage before keeps."""
     clusters = [
         {"answer": cluster.answer, "count": len(cluster.members), "members": list(cluster.members)} for cluster in found.clusters
     ]
     numbers = {name: getattr(found, name) for name in ("confidence", "agreement", "low", "high")}
     return {"label": found.label, "answer": found.answer, **numbers, "clusters": clusters}
-
-
-def _plain(completion: Completion) -> dict[str, Any]:
-    """A completion as JSON, which has no infinities: a log-probability that is not finite is none."""
-    finite = completion.log_prob is not None and math.isfinite(completion.log_prob)
-    return {**asdict(completion), "log_prob": completion.log_prob if finite else None}
-
-
-def _prompt(messages: Iterable[Mapping[str, Any]]) -> Prompt:
-    return tuple(Message(role=message["role"], content=message["content"]) for message in messages)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,9 @@ def generate(
         asks=generator,
         sampling=sampling,
     )
-    for row in rows:
-        yield Answered(row.id, prompt_from_json(row.value), tuple(Completion(**one) for one in row.result), row.carried)
+    return (
+        Answered(row.id, prompt_from_json(row.value), tuple(Completion(**one) for one in row.result), row.carried) for row in rows
+    )
 
 
 def judge(
@@ -114,10 +115,14 @@ def judge(
             yield Item(claim.id, value, claim.carried)
 
     rows = run.map(name, items(), work, key={"version": version, "judge": judge}, batch_size=batch_size, total=total, asks=judge)
-    for row in rows:
-        verdict = Verdict(**{**row.result, "spans": tuple(Span(**span) for span in row.result["spans"])})
-        run.count(name, {True: "approved", False: "rejected", None: "abstained"}[verdict.approved])
-        yield Judged(claim_of(row), verdict)
+
+    def judged() -> Iterator[Judged]:
+        for row in rows:
+            verdict = Verdict(**{**row.result, "spans": tuple(Span(**span) for span in row.result["spans"])})
+            run.count(name, {True: "approved", False: "rejected", None: "abstained"}[verdict.approved])
+            yield Judged(claim_of(row), verdict)
+
+    return judged()
 
 
 def claim_of(row: Row) -> Claim:

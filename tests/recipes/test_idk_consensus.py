@@ -7,7 +7,7 @@ from parrot import KNOWN, Parrot
 from distill.consensus import ConsensusLabeller, LogProbLabeller
 from distill.errors import ConfigError
 from distill.recipes import Run
-from distill.teachers.base import Sampling
+from distill.teachers.base import Completion, Sampling
 
 ANSWERS = {"known": ["Paris"], "unknown": ["Kyiv"], "unsure": ["A"], "cut": [], "refuses": []}
 
@@ -22,9 +22,9 @@ def questions(tmp_path):
 
 def made(questions, folder=None, **options):
     """Records by question, and the run's accounts."""
-    options = {"generator": Parrot(), "labeller": ConsensusLabeller(threshold=0.5, band=0.2)} | options
+    options = {"teacher": Parrot(), "labeller": ConsensusLabeller(threshold=0.5, band=0.2)} | options
     with Run(folder, quiet=True) as run:
-        records = list(build(run=run, questions=questions, **options))
+        records = list(build(run=run, prompts=questions, **options))
         run.finish()
     groups: dict[str, list] = {}
     for record in records:
@@ -89,7 +89,7 @@ def test_the_evidence_allows_another_label_without_sampling_again(questions):
 def test_a_new_threshold_labels_again_and_samples_nothing(questions, tmp_path):
     made(questions, tmp_path / "run")
     parrot = Parrot()
-    groups, _ = made(questions, tmp_path / "run", generator=parrot, labeller=ConsensusLabeller(threshold=0.9, band=0.05))
+    groups, _ = made(questions, tmp_path / "run", teacher=parrot, labeller=ConsensusLabeller(threshold=0.9, band=0.05))
     assert parrot.calls == [] and said(groups["known"], "positive") == ["I don't know."]
 
 
@@ -108,7 +108,7 @@ def test_gold_labels_without_any_accepted_answer_are_refused_before_sampling(tmp
     path.write_text("known\n")
     parrot = Parrot()
     with pytest.raises(ConfigError, match="gold=True needs accepted answers"):
-        made(path, generator=parrot, gold=True)
+        made(path, teacher=parrot, gold=True)
     assert parrot.calls == []
 
 
@@ -121,7 +121,7 @@ def test_the_abstention_keeps_its_space_only_where_it_continues_an_answer(tmp_pa
 
 def test_rounds_give_the_same_labels_with_fewer_samples(questions):
     parrot = Parrot()
-    rounds, accounts = made(questions, generator=parrot, rounds=(4, 3, 3))
+    rounds, accounts = made(questions, teacher=parrot, rounds=(4, 3, 3))
     assert accounts["counts"]["label"] == made(questions)[1]["counts"]["label"]
     assert parrot.calls[0] == 4 and min(len(records[0].evidence["samples"]) for records in rounds.values()) < 10
     with pytest.raises(ConfigError, match="rounds .* need a ConsensusLabeller"):
@@ -148,7 +148,7 @@ def test_a_question_without_any_completion_is_lost_by_name(tmp_path):
 
 def test_fewer_samples_than_asked_for_are_sampled_at_the_given_number(questions):
     parrot = Parrot()
-    made(questions, generator=parrot, sampling=Sampling(n=5), batch_size=2)
+    made(questions, teacher=parrot, sampling=Sampling(n=5), batch_size=2)
     assert parrot.calls == [5, 5, 5]
 
 
@@ -160,10 +160,89 @@ def test_fewer_samples_than_asked_for_are_sampled_at_the_given_number(questions)
         ({"limit": -1}, "limit is -1"),
         ({"rounds": (4, 0)}, r"rounds \[4, 0\]"),
         ({"sampling": Sampling(n=0)}, "sampling.n is 0"),
+        ({"mistake_weight": -1.0}, "mistake_weight is -1"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_before_anything_is_sampled_or_written(questions, tmp_path, options, said):
     parrot = Parrot()
     with pytest.raises(ConfigError, match=said):
-        made(questions, folder=tmp_path / "run", generator=parrot, **options)
+        made(questions, folder=tmp_path / "run", teacher=parrot, **options)
     assert parrot.calls == [] and not list((tmp_path / "run").rglob("*.jsonl"))
+
+
+class Told(Parrot):
+    """A second model: it says `answers[question]`, as often as is written there."""
+
+    answers = {
+        "known": [" Paris."] * 10,
+        "cut": [" Lyon"] * 8 + [" Paris."] * 2,
+        "unsure": [" A"] * 10,
+        "unknown": [" Oslo"] * 9 + [" Bern"],
+        "refuses": [" Rome", " Oslo", " Bern", " Kyiv", " Riga", " Bonn", " Nice", " Lyon", " Genoa", " Cork"],
+    }
+
+    def generate(self, prompts, sampling):
+        self.calls.append(sampling.n)
+        samples = [self.answers[prompt[0].content][sampling.skip : sampling.skip + sampling.n] for prompt in prompts]
+        return [[Completion(text=text, tokens=2, finish="stop") for text in several] for several in samples]
+
+
+def test_a_teacher_and_a_student_who_agree_give_the_teachers_answer(questions):
+    groups, accounts = made(questions, student=Told(name="pupil"))
+    assert said(groups["known"], "positive") == [" Paris."] and said(groups["known"], "negative") == ["I don't know."]
+    assert groups["known"][0].evidence["cell"] == "teacher answerable, student answerable (the same answer)"
+    assert accounts["counts"]["teacher answerable, student"] == {
+        "answerable (the same answer)": 1,
+        "answerable (another answer)": 1,
+    }
+
+
+def test_what_a_student_is_sure_of_and_the_teacher_knows_better_is_a_negative_of_its_own_weight(questions):
+    records = made(questions, student=Told(name="pupil"), mistake_weight=2.0)[0]["cut"]
+    assert said(records, "positive") == [" Paris."] and said(records, "negative") == ["I don't know.", " Lyon"]
+    assert [record.weight for record in records] == [1.0, 1.0, 2.0] and records[-1].evidence["role"] == "mistake"
+
+
+def test_where_the_teacher_is_split_the_students_own_answers_are_the_negatives(questions):
+    groups, accounts = made(questions, student=Told(name="pupil"))
+    assert said(groups["unknown"], "positive") == ["I don't know."] and said(groups["unknown"], "negative") == [" Oslo", " Bern"]
+    assert [record.evidence["role"] for record in groups["unknown"]] == ["abstention", "mistake", "wrong"]
+    assert said(groups["refuses"], "negative") == [" Rome", " Oslo"], "both split"
+    assert accounts["counts"]["teacher unanswerable, student"] == {"answerable": 1, "unanswerable": 1}
+    assert "unsure" not in groups, "an uncertain teacher decides nothing, however sure the student is"
+    assert accounts["counts"]["teacher uncertain, student"] == {"answerable": 1}
+
+
+def test_what_only_the_teacher_knows_is_taught_or_left_unknown(questions):
+    teacher, student = Told(name="master"), Parrot()
+    groups, _ = made(questions, teacher=teacher, student=student)
+    assert said(groups["unknown"], "positive") == [" Oslo"] and said(groups["unknown"], "negative") == ["I don't know."]
+    groups, _ = made(questions, teacher=teacher, student=student, minority_as_negative=True)
+    assert said(groups["unknown"], "negative") == ["I don't know.", " Rome", " Bern"], "never the teacher's own answer"
+    groups, _ = made(questions, teacher=teacher, student=student, teach_unknown=False)
+    assert said(groups["unknown"], "positive") == ["I don't know."] and said(groups["unknown"], "negative") == [" Rome", " Bern"]
+    assert "unsure" not in groups, "whether the student knows is uncertain"
+
+
+def test_teach_unknown_without_a_student_is_refused(questions):
+    with pytest.raises(ConfigError, match="teach_unknown=False needs a student"):
+        made(questions, teach_unknown=False)
+
+
+def test_the_evidence_of_both_models_is_kept_and_no_row_is_lost(questions):
+    groups, accounts = made(questions, student=Told(name="pupil"))
+    assert [stage["name"] for stage in accounts["stages"]] == ["sample", "label", "sample_student", "label_student"]
+    assert all(stage["in"] == stage["out"] == 5 for stage in accounts["stages"])
+    for records in groups.values():
+        assert len(records[0].evidence["samples"]) == 10 == len(records[0].evidence["student"]["samples"])
+
+
+def test_a_student_in_rounds_is_sampled_less_too(questions):
+    student = Told(name="pupil")
+    records, _ = made(questions, student=student, rounds=(4, 3, 3))
+    assert student.calls[0] == 4 and len(records["known"][0].evidence["student"]["samples"]) < 10
+
+
+def test_negatives_are_counted_against_the_accepted_answers(questions):
+    counts = made(questions, student=Told(name="pupil"), negatives_per_question=1)[1]["counts"]
+    assert counts["negatives (mistake) against the accepted answers"] == {"wrong": 1}

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 def questions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("q.txt").write_text("known\nunknown\nunsure\nrefuses\n")
-    return ["--questions", "q.txt", "--generator", "parrot.Parrot"]
+    return ["--prompts", "q.txt", "--teacher", "parrot.Parrot"]
 
 
 def files():
@@ -72,7 +72,7 @@ def test_a_preview_prints_so_many_records_and_writes_nothing(questions, capsys):
 
 
 def test_a_run_writes_records_manifest_config_and_accounts(questions, capsys):
-    assert run_recipe("idk_consensus", [*questions, "--out", "run", "--generator.name", "polly"]) == 0
+    assert run_recipe("idk_consensus", [*questions, "--out", "run", "--teacher.name", "polly"]) == 0
     manifest = verify("run/records")
     assert manifest.recipe == "idk_consensus" and manifest.teacher == {"model": "polly"} and manifest.sampling["n"] == 10
     assert manifest.rows == len(list(read_records("run/records"))) > 0
@@ -87,9 +87,9 @@ def test_a_run_writes_records_manifest_config_and_accounts(questions, capsys):
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(questions, capsys):
-    options = [*questions, "--batch_size", "1", "--out", "run", "--generator.log", "log"]
-    assert run_recipe("idk_consensus", [*options, "--generator.interrupt_at", "unsure"]) == 130
-    assert "Go on with the same command:\n  distill recipe idk_consensus --questions q.txt" in capsys.readouterr().err
+    options = [*questions, "--batch_size", "1", "--out", "run", "--teacher.log", "log"]
+    assert run_recipe("idk_consensus", [*options, "--teacher.interrupt_at", "unsure"]) == 130
+    assert "Go on with the same command:\n  distill recipe idk_consensus --prompts q.txt" in capsys.readouterr().err
     assert run_recipe("idk_consensus", options) == 0
     assert Path("log").read_text().split() == ["known", "unknown", "unsure", "refuses"]
 
@@ -107,7 +107,7 @@ def test_options_that_cannot_be_right_are_refused_before_anything_is_written(que
         run_recipe("idk_consensus", [*questions, "--out", "run", "--negative_per_question", "1"])
     with pytest.raises(ConfigError, match="ConsensusLabeller"):
         run_recipe(
-            "idk_consensus", ["--questions", "q.txt", "--generator", "distill.consensus.ConsensusLabeller", "--out", "run"]
+            "idk_consensus", ["--prompts", "q.txt", "--teacher", "distill.consensus.ConsensusLabeller", "--out", "run"]
         )
     assert files() == before
     assert capsys.readouterr().err == "", "the usage of fifty lines would hide the one that matters"
@@ -137,13 +137,13 @@ def test_a_recipe_runs_as_a_module_and_reports_a_mistake_in_one_line(questions):
     paths = {"PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
     good = subprocess.run([*command, "--preview", "1"], env=paths, capture_output=True, text=True)
     assert good.returncode == 0 and json.loads(good.stdout)["source"] == "idk_consensus", good.stderr
-    bad = subprocess.run([*command, "--preview", "1", "--questions", "no.txt"], env=paths, capture_output=True, text=True)
+    bad = subprocess.run([*command, "--preview", "1", "--prompts", "no.txt"], env=paths, capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.startswith("python -m data_recipes.idk_consensus: error: no.txt: no such file")
 
 
 def test_a_missing_file_is_known_before_the_generator_is_asked(questions):
     with pytest.raises(RecipeError, match="no such file"):
         run_recipe(
-            "idk_consensus", ["--questions", "no.txt", "--generator", "parrot.Parrot", "--generator.log", "log", "--out", "run"]
+            "idk_consensus", ["--prompts", "no.txt", "--teacher", "parrot.Parrot", "--teacher.log", "log", "--out", "run"]
         )
     assert not Path("log").exists()
