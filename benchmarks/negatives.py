@@ -25,11 +25,11 @@ import numpy as np
 from distill.evaluate.abstention import METRICS, Outcomes, accuracy_at_coverage
 from distill.evaluate.answers import Answer, signals
 from distill.quickstart.answering import RULE_SPLITS, fit_answering_rule
-from distill.quickstart.facts import Split
 from distill.quickstart.labels import Recipe, all_records, labeller, made_up_record, majority_right
 from distill.quickstart.pipeline import Quickstart
 from distill.quickstart.settings import Clock, Settings
 from distill.recipes import Run
+from distill.recipes.facts import Split
 from distill.records import write_records
 
 

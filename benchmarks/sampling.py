@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.measure import Row, in_turns, parser, report, target
 from distill.models import load_model, load_tokenizer
-from distill.quickstart.facts import facts
+from distill.recipes.facts import facts
 from distill.records import Prompt
 from distill.teachers.base import Sampling
 from distill.teachers.huggingface import HuggingFaceTeacher

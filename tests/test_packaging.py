@@ -73,6 +73,7 @@ def test_wheel_and_sdist_hold_configs_recipes_and_types(tmp_path: Path) -> None:
         f"distill/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")
     }
     expected |= {f"distill/data_recipes/{path.name}" for path in (ROOT / "data_recipes").glob("*.py")}
+    expected |= {f"distill/data_recipes/examples/{path.name}" for path in (ROOT / "data_recipes" / "examples").glob("*.jsonl")}
     expected |= {
         f"distill/{path.relative_to(ROOT / 'distill').as_posix()}"
         for pattern in ("*.jinja", "*.html", "py.typed")

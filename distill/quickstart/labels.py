@@ -10,7 +10,8 @@ import numpy as np
 
 from distill.consensus import AliasMatch, Answerability, AnyOf, Cluster, ConsensusLabeller, NumberMatch, normalise
 from distill.consensus.labellers import no_answer
-from distill.quickstart.facts import Fact, accepts, simplify
+from distill.quickstart.grading import accepts
+from distill.recipes.facts import Fact, simplify
 from distill.records import Polarity, Record, Span, make_id
 
 ABSTENTION = "I don't know."

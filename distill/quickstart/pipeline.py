@@ -18,7 +18,7 @@ from distill.evaluate.abstention import Outcomes
 from distill.evaluate.answers import Answer, answer_questions, opened, outcomes, wrong_mass
 from distill.evaluate.rule import AbstentionRule, choose_threshold
 from distill.quickstart.answering import RULE_SPLITS, Decide, always, by_rule, fit_answering_rule, never, truthful_gain
-from distill.quickstart.facts import Fact, Split, accepts, facts, short_answer, tidy
+from distill.quickstart.grading import accepts, short_answer, tidy
 from distill.quickstart.labels import (
     ABSTENTION,
     all_records,
@@ -30,6 +30,7 @@ from distill.quickstart.labels import (
 )
 from distill.quickstart.settings import Clock, Settings, check_folder
 from distill.recipes import Item, Run
+from distill.recipes.facts import Fact, Split, facts
 from distill.teachers.base import Completion, Sampling
 
 if TYPE_CHECKING:

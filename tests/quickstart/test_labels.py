@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.consensus import Answerability
-from distill.quickstart.facts import Fact, accepts
+from distill.quickstart.grading import accepts
 from distill.quickstart.labels import (
     ABSTENTION,
     EQUIVALENCE,
@@ -24,6 +24,7 @@ from distill.quickstart.labels import (
     records,
     wrong_answers,
 )
+from distill.recipes.facts import Fact
 from distill.records import Record
 from distill.teachers.base import Completion
 

@@ -15,8 +15,8 @@ from typing import Any
 from distill.consensus import short_answer
 from distill.evaluate.answers import answer_questions
 from distill.quickstart import pipeline
-from distill.quickstart.facts import Fact, Split, Topic
 from distill.quickstart.labels import ABSTENTION
+from distill.recipes.facts import Fact, Split, Topic
 from distill.teachers.huggingface import HuggingFaceTeacher
 
 SIZES: dict[Split, int] = {"train": 12, "validation": 8, "test": 8, "invented": 4, "made_up": 2}

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from distill.errors import RecipeError
+from distill.errors import ConfigError, RecipeError
 from distill.recipes import Question, read_questions
 from distill.records import Message
 
@@ -46,9 +46,128 @@ def test_messages_keep_the_start_of_the_answer(tmp_path):
     assert question.id == "7" and question.prompt[-1] == Message(role="assistant", content="It is")
 
 
+@pytest.mark.parametrize("name", ["questions", "topics", "statements"])
+def test_the_packaged_examples_are_found_by_name(name):
+    questions = read_questions(f"example:{name}")
+    assert len(list(questions)) == len(questions) >= 20
+
+
+def test_an_unknown_example_names_those_there_are():
+    with pytest.raises(ConfigError, match="example:nothing: no such example; there are .*questions, statements, topics"):
+        read_questions("example:nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "answer", "rows"),
+    [
+        ("countries", "What is the capital of Kenya?", "Nairobi", 380),
+        ("currencies", "What is the currency of Japan?", "Yen", 190),
+        ("elements", "What is the chemical symbol of iron?", "Fe", 200),
+    ],
+)
+def test_facts_of_packages_are_questions_with_answers(name, asked, answer, rows):
+    questions = {question.prompt[0].content: question for question in read_questions(f"facts:{name}")}
+    assert answer in questions[asked].answers, questions[asked].answers
+    assert len(questions) >= rows
+    assert set(questions[asked].extra) == {"entity", "topic", "split", "start"}
+    assert {question.extra["split"] for question in questions.values()} == {"train", "validation", "test"}
+
+
+def test_facts_on_what_does_not_exist_have_no_answers():
+    questions = list(read_questions("facts:invented"))
+    assert len(questions) >= 100 and not any(question.answers for question in questions)
+
+
+def test_unknown_facts_name_those_there_are():
+    with pytest.raises(RecipeError, match="facts:cities: no such facts; there are countries, currencies, elements"):
+        read_questions("facts:cities")
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A folder of JSON lines in two splits, as `datasets` finds them."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    for split, rows in (("train", 3), ("test", 2)):
+        lines = [json.dumps({"question": f"{split} {n}?", "gold": [str(n)], "score": n / 2}) for n in range(rows)]
+        (tmp_path / "set" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "set"
+
+
+def test_a_data_set_is_read_by_the_columns_that_are_named(library):
+    source = f"datasets:{library}:train?prompt=question&answers=gold"
+    questions = read_questions(source)
+    assert [(q.prompt[0].content, q.answers, q.extra) for q in questions] == [
+        (f"train {n}?", (str(n),), {"score": n / 2}) for n in range(3)
+    ]
+    assert len({question.id for question in questions}) == 3, "without a column of ids they are made from the prompts"
+    assert [q.id for q in read_questions(source + "&id=%23")] == ["1", "2", "3"]
+
+
+def test_a_slice_of_a_saved_data_set_is_read(library, tmp_path):
+    import datasets
+
+    datasets.load_dataset(str(library), split="test").save_to_disk(str(tmp_path / "saved"))
+    assert len(read_questions(f"datasets:{tmp_path / 'saved'}?prompt=question")) == 2
+    assert len(read_questions(f"datasets:{library}:train[:2]?prompt=question")) == 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [
+        ("", "it has the splits train, test; name one"),
+        (":dev", "datasets cannot load it .ValueError.*dev"),
+        (":train", r"row 1: no 'prompt' column; columns found: question, gold, score.*\?prompt=COLUMN"),
+        (":train?id=key&prompt=question", "row 1: no 'key' column"),
+        (":train?text=question", "got text after the question mark"),
+    ],
+)
+def test_a_data_set_that_does_not_fit_is_refused_with_what_was_found(library, suffix, message):
+    with pytest.raises(RecipeError, match=message):
+        read_questions(f"datasets:{library}{suffix}")
+
+
+def test_a_data_set_that_is_not_there_is_refused_without_the_network(tmp_path):
+    with pytest.raises(RecipeError, match="datasets cannot load it"):
+        read_questions(f"datasets:{tmp_path / 'nothing'}")
+
+
+def test_what_json_cannot_hold_does_not_reach_the_evidence(tmp_path):
+    import datetime
+
+    import pyarrow
+    import pyarrow.parquet
+
+    row = {"id": "a", "prompt": "Who?", "at": datetime.date(2026, 1, 2), "score": float("nan"), "raw": b"x"}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "q.parquet")
+    (question,) = read_questions(tmp_path / "q.parquet")
+    assert question.extra == {"at": "2026-01-02", "score": None, "raw": None}
+
+
+def test_a_fingerprint_is_of_the_content_and_not_of_the_file(tmp_path):
+    one = written(tmp_path / "a.jsonl", '{"id": "a", "prompt": "1"}\n{"id": "b", "prompt": "2"}\n')
+    same = written(tmp_path / "b.csv", "prompt,id\n1,a\n2,b\n")
+    other = written(tmp_path / "c.jsonl", '{"id": "b", "prompt": "2"}\n{"id": "a", "prompt": "1"}\n')
+    prints = [read_questions(path).fingerprint() for path in (one, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert prints[0] == read_questions(f"{one}?prompt=prompt").fingerprint()
+
+
+def test_ids_from_equal_prompts_are_refused_with_a_remedy(tmp_path):
+    path = written(tmp_path / "q.txt", "Who?\nWhat?\nWho?\n")
+    with pytest.raises(
+        RecipeError, match=r"question 3 has the id .* of question 1; .*same prompt: remove one, or number.*q.txt\?id=#"
+    ):
+        read_questions(path)
+    assert [question.id for question in read_questions(f"{path}?id=#")] == ["1", "2", "3"]
+
+
 def test_columns_may_have_other_names(tmp_path):
     path = written(tmp_path / "q.csv", "key,question,gold\na,Who?,Me\n")
     assert list(read_questions(path, id_column="key", prompt_column="question", answers_column="gold"))[0].answers == ("Me",)
+    assert list(read_questions(f"{path}?id=key&prompt=question&answers=gold"))[0].answers == ("Me",)
 
 
 @pytest.mark.parametrize(

