@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from distill.judges.base import Judge, Verdict
 from distill.recipes.stage import Item, Lost, Row
 from distill.records import Message, Prompt, Span
-from distill.teachers.base import Completion, Generator, Sampling
+from distill.teachers.base import Completion, Failed, Generator, Sampling
 
 if TYPE_CHECKING:
     from distill.recipes.run import Run
@@ -71,7 +71,7 @@ def generate(
 
     def work(items: list[Item]) -> Sequence[Any]:
         drawn = generator.generate([prompt_from_json(item.value) for item in items], sampling)
-        return [[_completion_json(one) for one in several] or Lost("no completion came back") for several in drawn]
+        return [[_completion_json(one) for one in several] or Lost(_why_none(several)) for several in drawn]
 
     rows = run.map(
         name,
@@ -143,6 +143,10 @@ def prompt_json(prompt: Prompt) -> list[dict[str, str]]:
 def prompt_from_json(messages: Iterable[Mapping[str, Any]]) -> Prompt:
     """The prompt that `prompt_json` wrote."""
     return tuple(Message(role=message["role"], content=message["content"]) for message in messages)
+
+
+def _why_none(completions: Sequence[Completion]) -> str:
+    return completions.reason if isinstance(completions, Failed) else "no completion came back"
 
 
 def _completion_json(completion: Completion) -> dict[str, Any]:

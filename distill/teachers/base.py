@@ -124,6 +124,20 @@ class Teacher(ABC):
         return Usage()
 
 
+class Failed(list[Completion]):
+    """The empty list of a prompt that got no completions for a reason of its own (too long, filtered), while others got theirs.
+
+    reason: one of few, for they are counted.
+
+    >>> Failed("content filter"), Failed("content filter").reason
+    ([], 'content filter')
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
 class Generator(Teacher):
     """Writes completions."""
 
@@ -135,7 +149,7 @@ class Generator(Teacher):
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """`sampling.n` completions for each prompt, in order."""
+        """`sampling.n` completions for each prompt, in order; `Failed`, which is empty, for a prompt that alone got none."""
 
 
 class Scorer(Teacher):
