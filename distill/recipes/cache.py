@@ -1,110 +1,212 @@
-"""How a stage's results survive a crash: append-only JSON lines, cut back to the last whole batch, found again by digest."""
+"""How results survive a crash: one SQLite file for a run folder, a batch a transaction, found again by stage and digest."""
 
 from __future__ import annotations
 
 import json
 import os
-from array import array
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 from distill.errors import RecipeError
+from distill.recipes.key import canonical, digest
+from distill.teachers.base import Usage
 
-_START = b'{"digest":"'  # every result line starts so: the index reads 32 characters of a line, not its JSON
-_DIGEST = slice(len(_START), len(_START) + 32)
+FILE = "results.sqlite"
+_FORMAT = 1  # of the tables; a newer file is refused
+_TABLES = f"""
+CREATE TABLE stage (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL UNIQUE, key TEXT NOT NULL, used INTEGER NOT NULL,
+    requests INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0,
+    cost REAL NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0
+);
+CREATE TABLE outcome (stage INTEGER NOT NULL, digest BLOB NOT NULL, id BLOB NOT NULL, lost INTEGER NOT NULL, value BLOB NOT NULL);
+CREATE UNIQUE INDEX outcome_of_item ON outcome (stage, digest);
+CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+PRAGMA user_version = {_FORMAT};
+"""
+
+
+class Outcome(NamedTuple):
+    """What became of one item: a result as JSON reads it, or the reason why there is none."""
+
+    lost: bool
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a stage has used: its teachers' usage, and the seconds during which it had work under way."""
+
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(usage=self.usage + other.usage, seconds=self.seconds + other.seconds)
 
 
 class Cache:
-    """One append-only file. Its first line says what it was made from; every other line is one item's outcome.
+    """The results of all stages of one run folder, and what they cost. One process at a time; any of its threads.
 
-    An empty line ends a batch, and a restart keeps whole batches only. A model's last digits depend on what shares its batch, so
-    half a batch kept and half done again could differ from what an uninterrupted run would have drawn.
+    A batch and what it cost are one transaction in a write-ahead log: a killed process leaves whole batches only. A model's last
+    digits depend on what shares its batch, so half a batch kept and half done again could differ from what an uninterrupted run
+    would have drawn. Nothing is held in memory but a page cache of fixed size.
 
-    An item done twice (lost, then tried again) has two lines and the later one counts. In memory: 16 bytes for each line that was
-    there at the start.
+    Raises RecipeError where the file is damaged, is of a newer version, cannot be written, or the disk is full.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self.path = path
-        self.cut_bytes = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._digests, self._offsets = self._index()
-        self._write: IO[bytes] = open(path, "ab")  # noqa: SIM115 (open as long as the stage runs)
-        self._read: IO[bytes] = open(path, "rb")  # noqa: SIM115
-        if self._write.tell() == 0:
-            self.append([json.dumps(header, ensure_ascii=False, sort_keys=True)])
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._lock = threading.Lock()
+        with self._explained():
+            if not self.path.exists():
+                _create(self.path)
+            elif self.path.stat().st_size == 0:  # SQLite would take it for a new one, and throw its log away
+                raise sqlite3.DatabaseError("the file is empty")
+            self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            # The folder's own lock keeps others out, so the log's index can live in memory: it works on network drives too.
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            (found,) = self._database.execute("PRAGMA user_version").fetchone()
+            if found == 0:
+                raise sqlite3.DatabaseError("it has none of the tables")
+            if found > _FORMAT:
+                raise RecipeError(f"{self.path}: written by a newer version of distill; update it, or choose another folder")
+            self._database.execute("SELECT count(*) FROM stage").fetchone()
 
-    def __len__(self) -> int:
-        return len(self._digests)
+    def stage(self, name: str, key: Any) -> StageCache:
+        """The part of a stage with this name and this description of what its results depend on."""
+        named = digest({"stage": name, "key": key})
+        with self._transaction():
+            (latest,) = self._database.execute("SELECT coalesce(max(used), 0) + 1 FROM stage").fetchone()
+            self._database.execute(
+                "INSERT INTO stage (name, digest, key, used) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (digest) DO UPDATE SET used = excluded.used",
+                (name, named, canonical(key), latest),
+            )
+            (number,) = self._database.execute("SELECT number FROM stage WHERE digest = ?", (named,)).fetchone()
+        return StageCache(self, number)
 
-    def get(self, digest: str) -> dict[str, Any] | None:
-        """The outcome kept for this digest (`{"digest", "id", "result" or "lost"}`), or None."""
-        row = bisect_right(self._digests, int(digest[:16], 16)) - 1
-        if row < 0 or self._digests[row] != int(digest[:16], 16):
+    def key_before(self, name: str, key: Any) -> Any | None:
+        """The key with which a stage of this name was last run, if it never ran with this one."""
+        with self._lock, self._explained():
+            ran = self._database.execute("SELECT digest, key FROM stage WHERE name = ? ORDER BY used", (name,)).fetchall()
+        if not ran or digest({"stage": name, "key": key}) in {named for named, _ in ran}:
             return None
-        self._read.seek(self._offsets[row])
-        try:
-            kept = json.loads(self._read.readline())
-        except ValueError:  # damaged within a line (a failing disk): done again, and the new line counts from then on
-            return None
-        return kept if isinstance(kept, dict) and kept.get("digest") == digest else None
+        return json.loads(ran[-1][1])
 
-    def append(self, lines: Sequence[str]) -> None:
-        """Add one batch and hand it to the operating system: from then on a killed process loses none of it."""
-        self._write.write("".join(line + "\n" for line in [*lines, ""]).encode("utf-8", "surrogatepass"))
-        self._write.flush()
+    def holds_results(self) -> bool:
+        """Whether any item of any stage is done."""
+        with self._lock, self._explained():
+            return self._database.execute("SELECT 1 FROM outcome LIMIT 1").fetchone() is not None
+
+    def spent(self) -> Spent:
+        """What all stages have used since the folder was made, those with earlier settings too."""
+        with self._lock, self._explained():
+            return self._spent("SELECT {} FROM stage", ())
+
+    def fact(self, name: str) -> Any:
+        """What `note` kept under this name; None where it kept nothing."""
+        with self._lock, self._explained():
+            found = self._database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a JSON value about the folder as a whole."""
+        with self._transaction():
+            self._database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, json.dumps(value)))
 
     def close(self) -> None:
-        """Force the file to disk; closing twice is allowed."""
-        if self._write.closed:
-            return
-        self._write.flush()
-        os.fsync(self._write.fileno())
-        self._write.close()
-        self._read.close()
+        """Bring everything into the one file and on the disk; closing twice is allowed."""
+        with self._lock, self._explained():
+            self._database.close()
 
-    def _index(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Digests (first 64 bits, ascending) and the offset of each line; what follows the last whole batch is cut off."""
-        import numpy as np
+    def get(self, stage: int, named: bytes) -> Outcome | None:
+        """One item's outcome."""
+        with self._lock, self._explained():
+            found = self._database.execute(
+                "SELECT lost, value FROM outcome WHERE stage = ? AND digest = ?", (stage, named)
+            ).fetchone()
+        if found is None:
+            return None
+        try:
+            return Outcome(bool(found[0]), json.loads(found[1].decode("utf-8", "surrogatepass")))
+        except ValueError:  # damaged within a value (a failing disk): done again, and the new one counts from then on
+            return None
 
-        digests, offsets, end = array("Q"), array("Q"), 0
-        whole_bytes = whole_rows = 0
-        if self.path.exists():
-            with open(self.path, "rb+") as file:
-                for line in file:
-                    if line.startswith(_START):
-                        try:
-                            digests.append(int(line[_DIGEST][:16], 16))
-                            offsets.append(end)
-                        except ValueError:
-                            pass  # a damaged line is nobody's: its item is done again
-                    end += len(line)
-                    if line == b"\n":
-                        whole_bytes, whole_rows = end, len(offsets)
-                file.truncate(whole_bytes)
-        self.cut_bytes = end - whole_bytes
-        del digests[whole_rows:], offsets[whole_rows:]
-        order = np.argsort(
-            np.asarray(digests, dtype=np.uint64), kind="stable"
-        )  # stable: of two equal ones the later line is last
-        return array("Q", np.asarray(digests, dtype=np.uint64)[order].tobytes()), array(
-            "Q", np.asarray(offsets, dtype=np.uint64)[order].tobytes()
-        )
+    def put(self, stage: int, rows: Sequence[tuple[bytes, bytes, bool, bytes]], spent: Spent) -> None:
+        """Keep one batch, as (digest, id, whether lost, JSON), with what it cost: all of it or nothing."""
+        usage = asdict(spent.usage)
+        added = ", ".join(f"{name} = {name} + ?" for name in (*usage, "seconds"))
+        with self._transaction():
+            self._database.executemany(f"INSERT OR REPLACE INTO outcome VALUES ({stage}, ?, ?, ?, ?)", rows)
+            self._database.execute(f"UPDATE stage SET {added} WHERE number = ?", (*usage.values(), spent.seconds, stage))
+
+    def spent_by(self, stage: int) -> Spent:
+        """What one stage has used since the folder was made."""
+        with self._lock, self._explained():
+            return self._spent("SELECT {} FROM stage WHERE number = ?", (stage,))
+
+    def _spent(self, query: str, values: tuple[Any, ...]) -> Spent:
+        names = [one.name for one in fields(Usage)]
+        columns = ", ".join(f"coalesce(sum({name}), 0)" for name in (*names, "seconds"))
+        *used, seconds = self._database.execute(query.format(columns), values).fetchone()
+        return Spent(usage=Usage(**dict(zip(names, used, strict=True))), seconds=seconds)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._explained():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:  # a full disk has rolled it back already
+                    self._database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RecipeError(f"{self.path}: {_reason(error, self.path)}") from error
 
 
-def line_of(digest: str, item: str, outcome: str, value: Any) -> str:
-    """One cache line; RecipeError where the value is not JSON."""
+@dataclass(frozen=True)
+class StageCache:
+    """One stage's part of a Cache."""
+
+    cache: Cache
+    number: int
+
+    def get(self, named: bytes) -> Outcome | None:
+        """The outcome kept for this digest, or None."""
+        return self.cache.get(self.number, named)
+
+    def put(self, rows: Sequence[tuple[bytes, bytes, bool, bytes]], spent: Spent) -> None:
+        """Keep one batch: from then on a killed process loses none of it."""
+        self.cache.put(self.number, rows, spent)
+
+    def spent(self) -> Spent:
+        """What the stage has used, over all restarts."""
+        return self.cache.spent_by(self.number)
+
+
+def encoded(item: str, value: Any) -> bytes:
+    """A result as JSON text; RecipeError where it is not JSON."""
     try:
-        text = json.dumps(
-            {"digest": digest, "id": item, outcome: value}, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        )
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RecipeError(
             f"item {item!r}: the result is not JSON ({error}); return dicts, lists, strings, finite numbers, booleans and None"
         ) from error
-    return text
+    return text.encode("utf-8", "surrogatepass")
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
@@ -115,3 +217,35 @@ def replace_file(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _create(path: Path) -> None:
+    """Make the tables under another name: a file under its own name without them is a damaged one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    database = sqlite3.connect(temporary, isolation_level=None)
+    try:
+        database.executescript(f"BEGIN; {_TABLES} COMMIT;")
+    finally:
+        database.close()
+    os.replace(temporary, path)
+
+
+def _reason(error: sqlite3.Error, path: Path) -> str:
+    """What a database error means for the person who ran the recipe, and what to do."""
+    codes: Mapping[int, str] = {
+        sqlite3.SQLITE_FULL: "the disk is full. What is done is kept: free some space and give the same command again",
+        sqlite3.SQLITE_IOERR: "the disk failed. What is done is kept: when it is well, give the same command again",
+        sqlite3.SQLITE_BUSY: "another program has it open; close it there and give the same command again",
+        sqlite3.SQLITE_READONLY: "it cannot be written; give yourself the right to, or choose another folder",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened for writing; look at the folder's rights, or choose another folder",
+    }
+    code = getattr(error, "sqlite_errorcode", None)  # set by SQLite's own errors only
+    known = codes.get(code & 0xFF) if code is not None else None
+    if known is not None:
+        return f"{known} ({error})"
+    return (
+        f"damaged ({error}), and left as it is. `sqlite3 {path.name} .recover | sqlite3 new.sqlite` saves what can be read of it "
+        "(put new.sqlite in its place, and remove the -wal file beside it); --fresh true sets it aside and starts over"
+    )

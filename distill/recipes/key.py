@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,6 +49,41 @@ def describe(value: Any) -> Any:
     )
 
 
+def teachers_in(value: Any) -> tuple[Teacher, ...]:
+    """Every teacher in a value, each once: inside dataclasses (a judge, a negator), mappings and collections.
+
+    A teacher made of other teachers answers for them: nothing is looked for inside it.
+    """
+    found: dict[int, Teacher] = {}
+    seen: set[int] = set()
+
+    def walk(inner: Any) -> None:
+        if id(inner) in seen or inner is None or isinstance(inner, str | bytes | int | float):
+            return
+        seen.add(id(inner))
+        if isinstance(inner, Teacher):
+            found[id(inner)] = inner
+        for part in () if isinstance(inner, Teacher) else _parts(inner):
+            walk(part)
+
+    walk(value)
+    return tuple(found.values())
+
+
+def changes(before: Any, now: Any) -> str:
+    """Which settings of a description differ from an earlier one's, at most five.
+
+    >>> changes({"sampling": {"n": 1, "seed": 0}}, {"sampling": {"n": 2, "seed": 0}})
+    'changed: sampling.n (1 -> 2)'
+    """
+    was, is_now = _flat(before), _flat(now)
+    missing = object()
+    names = [name for name in {**was, **is_now} if was.get(name, missing) != is_now.get(name, missing)]
+    return "changed: " + ", ".join(
+        f"{name} ({was.get(name, 'not there')!r} -> {is_now.get(name, 'not there')!r})" for name in names[:5]
+    )
+
+
 def canonical(value: Any) -> str:
     """JSON text that is equal for equal values, whatever the order of their keys.
 
@@ -76,3 +111,19 @@ def code_version(*modules: ModuleType) -> str:
         for source in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
             total.update(source.name.encode() + b"\0" + source.read_bytes())
     return total.hexdigest()[:16]
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from (getattr(value, field.name, None) for field in dataclasses.fields(value))
+    elif isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list | tuple | Set):
+        yield from value
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    if isinstance(value, dict):
+        return {name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{path}.{key}" if path else key).items()}
+    return {path: value}

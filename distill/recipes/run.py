@@ -6,18 +6,21 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from distill.errors import RecipeError, RecordError
-from distill.recipes.cache import Cache, replace_file
-from distill.recipes.key import describe, digest
+from distill.recipes import accounts
+from distill.recipes.cache import Cache, Spent, StageCache, replace_file
+from distill.recipes.folder import Resume, full_disk_explained, lock, prepare, refuse
+from distill.recipes.key import changes, describe, teachers_in
 from distill.recipes.progress import Progress
-from distill.recipes.stage import Row, Stage, Work
+from distill.recipes.spending import NOT_ASKED, Budget, Meter
+from distill.recipes.stage import Asked, Row, Stage, Work
 from distill.records import Record
 from distill.teachers.base import Sampling
 
@@ -28,11 +31,28 @@ T = TypeVar("T")
 _STAGE_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
+WORKERS = 8  # batches under way at once where the teachers are concurrent and nobody said how many
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source of rows that can say whether it is still the same."""
+
+    def fingerprint(self) -> str:
+        """Equal for equal rows, whatever file or place they come from."""
+        ...
+
+
 class Run:
     """A recipe's run folder: `stages/` (what was computed), `records/`, `lost.jsonl`, `summary.json`.
 
-    folder=None keeps nothing (a preview). resume=False refuses a folder that already holds results; fresh=True sets them aside
-    and starts over; retry_lost=True does the rows again that an earlier start lost. `max_batch` bounds every stage's batch.
+    folder=None keeps nothing (a preview). resume: what to do where the folder holds results: "never" refuses it, "if_possible"
+    goes on where the settings match and starts a stage over where they do not, "always" insists on going on. fresh=True sets
+    earlier results aside; retry_lost=True does the rows again that an earlier start lost; extend=True lets a finished folder go
+    on with a source that has changed since. `max_batch` bounds every stage's batch.
+    workers: batches under way at once in a stage that asks concurrent teachers only (by default 8); other stages have one.
+    max_cost (in the currency of the teachers' prices), max_tokens: what the folder may use over all its restarts; then no
+    further batch is begun, and the rows that were not reached are lost for that reason, until a larger budget asks them.
 
     Raises RecipeError where another process writes the folder.
 
@@ -46,23 +66,37 @@ class Run:
         self,
         folder: str | Path | None,
         *,
-        resume: bool = True,
+        resume: Resume = "if_possible",
         fresh: bool = False,
         retry_lost: bool = False,
+        extend: bool = False,
         quiet: bool = False,
         max_batch: int | None = None,
+        workers: int | None = None,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
     ) -> None:
+        if workers is not None and workers < 1:
+            raise RecipeError(f"workers is {workers}: give at least 1, or leave it out")
         self.folder = None if folder is None else Path(folder)
         self.stages: list[Stage] = []
         self.counts: dict[str, Counter[str]] = {}
-        self._retry_lost, self._quiet, self._max_batch = retry_lost, quiet, max_batch
+        self.budget = Budget(max_cost=max_cost, max_tokens=max_tokens)
+        self._resume, self._retry_lost, self._extend, self._quiet = resume, retry_lost, extend, quiet
+        self._max_batch, self._workers, self._meter, self._sources = max_batch, workers, Meter(), 0
         self._lock: IO[str] | None = None
+        self._cache: Cache | None = None
         if self.folder is not None:
-            if self.folder.exists() and not self.folder.is_dir():
-                raise RecipeError(f"{self.folder} is a file; give a folder for the run, new or an earlier one of this recipe")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
-            self._prepare(self.folder / "stages", resume=resume, fresh=fresh)
+            try:
+                with full_disk_explained(self.folder):
+                    self._lock = lock(self.folder)
+                    self._say(prepare(self.folder / "stages", resume=resume, fresh=fresh))
+                    self._cache = Cache(self.folder / "stages")
+                    refuse(self.folder, resume, holds_results=self._cache.holds_results())
+                    self.budget.add(self._cache.spent().usage)
+            except BaseException:
+                self.close()
+                raise
 
     def map(
         self,
@@ -85,10 +119,12 @@ class Run:
         (teacher, sampling, template, a version of the code); dataclasses and teachers describe themselves. Batch size,
         concurrency and progress do not belong in it: no result may depend on them.
         tokens: how many tokens a result cost, for the progress line. keep=False for a stage cheaper than reading its cache.
-        asks: whatever `work` asks, with the teachers inside it (a generator, a judge): their usage is the stage's. sampling: how
-        a generator is asked, for an estimate before it is.
+        asks: whatever `work` asks, with the teachers inside it (a generator, a judge); by default what is in the key. Their usage
+        is the stage's, and where all of them are concurrent, `work` is called from several threads. sampling: how a generator is
+        asked, for an estimate before it is.
 
-        Raises RecipeError on a repeated id, a value or result that is not JSON, or a wrong number of results.
+        Raises RecipeError on a repeated id, a value or result that is not JSON, a wrong number of results, a budget in money
+        where a price is missing, or (with resume="always") a key that is not the one of before.
         """
         if not name or set(name) - _STAGE_NAME:
             raise RecipeError(f"stage name {name!r}: use lower-case letters, digits and _ only; it names a file")
@@ -98,22 +134,46 @@ class Run:
             raise RecipeError(f"stage {name!r}: batch_size must be at least 1, got {batch_size}")
         if total is None and isinstance(items, list | tuple):
             total = len(items)
+        teachers = teachers_in(dict(key) if asks is None else asks)
+        self.budget.refuse_unpriced(teachers)
+        self._meter.watch(teachers)
+        concurrent = bool(teachers) and all(teacher.concurrent for teacher in teachers)
+        priced = any(teacher.price is not None for teacher in teachers)
+        cache = self._stage_cache(name, describe(dict(key))) if keep and self._cache is not None else None
         stage = Stage(
             name,
             items,
             work,
-            cache=self._cache(name, describe(dict(key))) if keep and self.folder is not None else None,
-            progress=Progress(name, total=total, quiet=self._quiet),
+            cache=cache,
+            progress=Progress(
+                name,
+                total=total,
+                quiet=self._quiet,
+                spent=(Spent() if cache is None else cache.spent()).usage.cost if priced else None,
+            ),
             batch_size=min(batch_size, self._max_batch or batch_size),
             tokens=tokens,
             retry_lost=self._retry_lost,
             scratch=self.folder,
+            asked=Asked(
+                teachers=teachers,
+                workers=(self._workers or WORKERS) if concurrent else 1,
+                meter=self._meter,
+                budget=self.budget,
+            ),
         )
         self.stages.append(stage)
         return stage.rows()
 
     def take(self, source: Iterable[T], *, limit: int | None = None) -> Iterator[T]:
-        """The rows of a recipe's source that this run is to do, in order: the first `limit`, or this job's share of them."""
+        """The rows of a recipe's source that this run is to do, in order: the first `limit`, or this job's share of them.
+
+        Raises RecipeError where the folder is finished and the source (one with a `fingerprint()`) has changed since, unless the
+        run was told to extend it.
+        """
+        self._sources += 1
+        if self._cache is not None and isinstance(source, Fingerprinted):
+            self._compare(self._cache, f"source {self._sources}", source)
         return islice(source, limit)
 
     def count(self, title: str, outcome: str, n: int = 1) -> None:
@@ -129,17 +189,21 @@ class Run:
             raise RecipeError("a preview has no folder to write records to; give Run a folder")
         from distill.records import write_card, write_manifest, write_records
 
-        try:
-            manifest = write_records(records, self.folder / "records", about=about)
-        except RecordError:
-            if all(stage.finished for stage in self.stages):
-                self._say(self.finish())  # where no row became a record, the accounts say why
-            raise
-        lost = sum((stage.lost for stage in self.stages), Counter())
-        manifest = replace(manifest, lost=dict(sorted(lost.items())))
-        write_manifest(self.folder / "records", manifest)
-        write_card(self.folder / "records", manifest)
-        self.finish()
+        with full_disk_explained(self.folder):
+            try:
+                manifest = write_records(records, self.folder / "records", about=about)
+            except RecordError:
+                if all(stage.finished for stage in self.stages):
+                    self._say(self.finish())  # where no row became a record, the accounts say why
+                raise
+            lost = sum((stage.lost for stage in self.stages), Counter())
+            usage = accounts.usage_json(self.spent.usage)
+            manifest = replace(manifest, lost=dict(sorted(lost.items())), usage=usage)
+            write_manifest(self.folder / "records", manifest)
+            write_card(self.folder / "records", manifest)
+            self.finish()
+        if self._cache is not None and not self.not_asked:
+            self._cache.note("finished", True)
         return manifest
 
     def finish(self) -> str:
@@ -157,34 +221,39 @@ class Run:
                     f"stage {stage.name!r}: {stage.taken} in, {stage.given} out, {stage.lost.total()} lost do not add up"
                 )
         if self.folder is not None:
-            self._write_lost(self.folder / "lost.jsonl")
-            replace_file(self.folder / "summary.json", json.dumps(self.accounts(), indent=2, ensure_ascii=False) + "\n")
+            with full_disk_explained(self.folder):
+                self._write_lost(self.folder / "lost.jsonl")
+                text = json.dumps(self.accounts(), indent=2, ensure_ascii=False) + "\n"
+                replace_file(self.folder / "summary.json", text)
         return self.table()
 
+    @property
+    def spent(self) -> Spent:
+        """What the folder has used over all its restarts; without a folder, what this run has."""
+        if self._cache is not None:
+            return self._cache.spent()
+        return sum((stage.spent for stage in self.stages), Spent())
+
+    @property
+    def not_asked(self) -> int:
+        """Rows that were not reached because the budget is spent."""
+        return sum(stage.lost[NOT_ASKED] for stage in self.stages)
+
     def accounts(self) -> dict[str, Any]:
-        """Rows in, out and lost of every stage, and all counts, as JSON."""
-        stages = [
-            {"name": stage.name, "in": stage.taken, "out": stage.given, "lost": dict(sorted(stage.lost.items()))}
-            for stage in self.stages
-        ]
-        return {"stages": stages, "counts": {title: dict(sorted(count.items())) for title, count in self.counts.items()}}
+        """Rows in, out and lost of every stage, what it used and what the folder used, and all counts, as JSON."""
+        return accounts.accounts(self.stages, self.counts, self.spent)
 
     def table(self) -> str:
         """The accounts as text, one line for each stage and each count."""
-        width = max([len("stage"), *(len(stage.name) for stage in self.stages)])
-        lines = [f"{'stage':<{width}} {'in':>9} {'out':>9} {'lost':>9}"]
-        for stage in self.stages:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in stage.lost.most_common())
-            line = f"{stage.name:<{width}} {stage.taken:>9} {stage.given:>9} {stage.lost.total():>9}  {reasons}"
-            lines.append(line.rstrip())
-        for title, count in self.counts.items():
-            lines.append(f"{title}: " + ", ".join(f"{n} {outcome}" for outcome, n in count.most_common()))
-        return "\n".join(lines)
+        return accounts.table(self.stages, self.counts, self.spent)
 
     def close(self) -> None:
         """Let another process write the folder."""
         for stage in self.stages:
             stage.close()
+        if self._cache is not None:
+            cache, self._cache = self._cache, None
+            cache.close()
         if self._lock is not None:
             self._lock.close()  # the kernel drops the lock with the file, also when the process is killed
             self._lock = None
@@ -195,30 +264,34 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _cache(self, name: str, key: Any) -> Cache:
-        assert self.folder is not None
-        header = {"stage": name, "key": key}
-        path = self.folder / "stages" / f"{name}-{digest(header)[:16]}.jsonl"
-        others = sorted(path.parent.glob(f"{name}-{'[0-9a-f]' * 16}.jsonl"), key=lambda file: file.stat().st_mtime)
-        if others and not path.exists():
-            self._say(f"stage {name}: {_changes(others[-1], key)}; starting over, the old results stay in {others[-1]}")
-        cache = Cache(path, header)
-        if cache.cut_bytes:
-            self._say(f"stage {name}: cut an unfinished batch ({cache.cut_bytes} bytes) off {path}; it is done again")
-        return cache
+    def _stage_cache(self, name: str, key: Any) -> StageCache:
+        assert self._cache is not None
+        before = self._cache.key_before(name, key)
+        if before is not None:
+            changed = changes(before, key)
+            if self._resume == "always":
+                raise RecipeError(
+                    f"stage {name!r}: {changed}; resume=always goes on with the same settings only: put them back, or leave it "
+                    "out"
+                )
+            self._say(f"stage {name}: {changed}; starting over, the old results stay in {self._cache.path}")
+        return self._cache.stage(name, key)
 
-    def _prepare(self, stages: Path, *, resume: bool, fresh: bool) -> None:
-        if not stages.exists() or not any(stages.iterdir()):
-            return
-        if fresh:
-            number = 1
-            while (aside := stages.with_name(f"stages.old{number}")).exists():
-                number += 1
-            stages.rename(aside)
-            self._say(f"starting over; the old results stay in {aside}")
-        elif not resume:
-            self.close()
-            raise RecipeError(f"{stages} already holds results; choose another folder, or start over with fresh=True")
+    def _compare(self, cache: Cache, name: str, source: Fingerprinted) -> None:
+        """Note what the source is now, once it is known that it may be that."""
+        rows = len(source) if isinstance(source, Sized) else None
+        now, before = {"fingerprint": source.fingerprint(), "rows": rows}, cache.fact(name)
+        if before is not None and before["fingerprint"] != now["fingerprint"]:
+            changed = f"the source has changed since ({_source(before)} -> {_source(now)})"
+            if cache.fact("finished") and not self._extend:
+                raise RecipeError(
+                    f"{self.folder} is finished, and {changed}; to reuse its results and ask what is new, extend it "
+                    "(--extend true), or choose another folder"
+                )
+            self._say(f"{changed}; rows that are the same are not done again")
+        if before != now:
+            cache.note("finished", False)
+            cache.note(name, now)
 
     def _write_lost(self, path: Path) -> None:
         temporary = path.with_name(path.name + ".tmp")
@@ -230,52 +303,10 @@ class Run:
         os.replace(temporary, path)
 
     def _say(self, text: str) -> None:
-        if not self._quiet:
+        if text and not self._quiet:
             print(text, file=sys.stderr)
 
 
-def _lock(folder: Path) -> IO[str]:
-    """Hold `folder/.lock` as long as this process lives.
-
-    A lock of the kernel rather than a file with a pid: it ends with its holder, however that ends, and no reused pid can fool it.
-    """
-    file = open(folder / ".lock", "a+")  # noqa: SIM115 (held until the run closes)
-    if sys.platform == "win32":  # no flock there: the folder is written unguarded
-        return file
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise RecipeError(
-            f"{folder} is being written by process {holder}; wait for it or stop it, or choose another folder"
-        ) from error
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
-
-
-def _changes(old: Path, key: Any) -> str:
-    """Which settings differ from the ones an older cache was made from."""
-    with open(old, "rb") as file:
-        try:
-            before = json.loads(file.readline())["key"]
-        except (ValueError, KeyError, TypeError):
-            return "an older cache has an unreadable first line"
-    was, now = _flat(before), _flat(key)
-    missing = object()
-    names = [name for name in {**was, **now} if was.get(name, missing) != now.get(name, missing)]
-    return "changed: " + ", ".join(
-        f"{name} ({was.get(name, 'not there')!r} -> {now.get(name, 'not there')!r})" for name in names[:5]
-    )
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    if isinstance(value, dict):
-        return {name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{path}.{key}" if path else key).items()}
-    return {path: value}
+def _source(known: Mapping[str, Any]) -> str:
+    rows = "" if known["rows"] is None else f"{known['rows']} rows, "
+    return f"{rows}hash {known['fingerprint'][:12]}"

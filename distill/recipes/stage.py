@@ -1,21 +1,32 @@
-"""One stage of a recipe: a function over batches of items, whose results come in order, once, and outlive the process."""
+"""One stage of a recipe: a function over batches of items, whose results come in order, once, and outlive the process.
+
+Everything but `work` runs in the thread that reads the rows; of a teacher that can be asked from several threads, some batches
+are under way at once. So stages may be chained freely: no thread ever waits for another stage.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
+import threading
+from array import array
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from distill.errors import RecipeError
-from distill.recipes.cache import Cache, line_of
+from distill.recipes.cache import Outcome, Spent, StageCache, encoded
 from distill.recipes.key import digest
 from distill.recipes.progress import Progress
+from distill.recipes.spending import NOT_ASKED, Budget, Busy, Meter
+from distill.teachers.base import Teacher, Usage
 
-WINDOW = 8  # batches' worth of finished rows that may wait, in order, for a missing one
+WINDOW = 8  # batches' worth of rows, in order, among which a batch of missing ones is collected
+AHEAD = 2  # batches for each worker that may be under way or wait for an earlier one
 
 
 class Item(NamedTuple):
@@ -45,14 +56,35 @@ class Lost:
 Work = Callable[[list[Item]], Sequence[Any]]
 
 
-class _Waiting(NamedTuple):
+@dataclass
+class _Waiting:
+    """A row on its way out. It has its outcome, or the batch that will bring it, or (not yet) neither."""
+
     item: Item
-    digest: str
-    kept: dict[str, Any] | None
+    digest: bytes
+    outcome: Outcome | None
+    cached: bool
+    batch: _Batch | None = None
+
+
+@dataclass
+class _Batch:
+    rows: list[_Waiting]
+    future: Future[list[Outcome]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Whom a stage asks, and the accounts of it: shared by all stages of a run."""
+
+    teachers: tuple[Teacher, ...] = ()
+    workers: int = 1
+    meter: Meter = field(default_factory=Meter)
+    budget: Budget = field(default_factory=Budget)
 
 
 class Stage:
-    """The accounts and the loop of one `Run.map`: `taken` items in, `given` rows out, `lost` by reason."""
+    """The accounts and the loop of one `Run.map`: `taken` items in, `given` rows out, `lost` by reason, `spent` in all."""
 
     def __init__(
         self,
@@ -60,47 +92,61 @@ class Stage:
         items: Iterable[tuple[Any, ...]],
         work: Work,
         *,
-        cache: Cache | None,
+        cache: StageCache | None,
         progress: Progress,
         batch_size: int,
         tokens: Callable[[Any], int] | None,
         retry_lost: bool,
         scratch: Path | None,
+        asked: Asked | None = None,
     ) -> None:
         self.name = name
         self.taken = self.given = 0
         self.lost: Counter[str] = Counter()
         self.finished = False
+        self.asked = asked or Asked()
+        self.spent = cache.spent() if cache is not None else Spent()
         self._items, self._work, self._cache, self._progress = items, work, cache, progress
         self._batch_size, self._tokens, self._retry_lost = batch_size, tokens, retry_lost
         # Anonymous: it vanishes with the process, so an interrupted run leaves nothing to clean.
         self._lost_lines: IO[bytes] = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock, self._busy = threading.Lock(), Busy()
+        self._under_way: set[Future[list[Outcome]]] = set()
+        self._failure: BaseException | None = None
+        self._shown = self.spent.usage
 
     def rows(self) -> Iterator[Row]:
-        """The results, in the items' order. Memory: a few batches, and 8 bytes and a hash slot for each id seen."""
-        seen: set[int] = set()
-        waiting: list[_Waiting] = []
-        missing = 0
+        """The results, in the items' order. Memory: some batches, and 8 bytes for each id seen."""
+        seen = _Seen()
+        waiting: deque[_Waiting] = deque()
+        missing: list[_Waiting] = []
+        block = WINDOW * self._batch_size
+        room = block + AHEAD * self.asked.workers * self._batch_size
         try:
             for item in self._items:
-                item = Item(*item)
-                self._refuse_twice(item, seen)
-                name = self._digest(item)
-                kept = self._cache.get(name) if self._cache is not None else None
-                if kept is not None and self._retry_lost and "lost" in kept:
-                    kept = None
-                self.taken += 1
-                waiting.append(_Waiting(item, name, kept))
-                missing += kept is None
-                if missing == 0 or missing == self._batch_size or len(waiting) >= WINDOW * self._batch_size:
-                    yield from self._settle(waiting)
-                    waiting, missing = [], 0
-            yield from self._settle(waiting)
+                one = self._waiting(Item(*item), seen)
+                waiting.append(one)
+                if one.outcome is None:
+                    missing.append(one)
+                # Where a batch ends depends on places among the items and on what was missing when the run first started, not
+                # on how many workers there are or where it was killed: whole batches are kept, so the rest falls apart as before.
+                if missing and (len(missing) == self._batch_size or self.taken % block == 0):
+                    self._start(missing)
+                    missing = []
+                for row in self._settled(waiting, room):
+                    self.given += 1
+                    yield row
+            if missing:
+                self._start(missing)
+            while waiting:
+                for row in self._settled(waiting, 0):
+                    self.given += 1
+                    yield row
             self.finished = True
         finally:
+            self._stop()
             self._progress.close()
-            if self._cache is not None:
-                self._cache.close()
 
     def write_lost(self, file: IO[bytes]) -> None:
         """Append this stage's lost rows, in the items' order, to lost.jsonl."""
@@ -109,62 +155,158 @@ class Stage:
             file.write(line)
 
     def close(self) -> None:
-        """Let go of the stage's files, also where nobody read its rows."""
+        """Let go of the stage's threads and files, also where nobody read its rows; what is under way ends and is kept."""
+        self._stop()
         self._lost_lines.close()
         self._progress.close()
-        if self._cache is not None:
-            self._cache.close()
 
-    def _settle(self, waiting: list[_Waiting]) -> Iterator[Row]:
-        """Do what is missing in one batch, keep it, then give everything out in order."""
-        todo = [one for one in waiting if one.kept is None]
-        fresh = iter(self._do(todo))
-        tokens = 0
-        rows: list[Row] = []
-        for one in waiting:
-            kept = one.kept if one.kept is not None else next(fresh)
-            if "lost" in kept:
-                self.lost[kept["lost"]] += 1
-                line = json.dumps({"id": one.item.id, "stage": self.name, "reason": kept["lost"]}, ensure_ascii=False)
-                self._lost_lines.write(line.encode("utf-8", "surrogatepass") + b"\n")
-            else:
-                tokens += self._tokens(kept["result"]) if self._tokens is not None and one.kept is None else 0
-                rows.append(Row(one.item.id, one.item.value, kept["result"], one.item.carried))
-        self._progress.add(len(waiting), cached=len(waiting) - len(todo), tokens=tokens)
-        for row in rows:
-            self.given += 1
-            yield row
-
-    def _do(self, todo: list[_Waiting]) -> list[dict[str, Any]]:
-        if not todo:
-            return []
-        results = self._work([one.item for one in todo])
-        if len(results) != len(todo):
-            raise RecipeError(
-                f"stage {self.name!r}: {len(todo)} items went in (first {todo[0].item.id!r}) and {len(results)} results came "
-                "out; work must return one result or Lost(reason) for each item, in order"
-            )
-        lines = [
-            line_of(one.digest, one.item.id, *(("lost", result.reason) if isinstance(result, Lost) else ("result", result)))
-            for one, result in zip(todo, results, strict=True)
-        ]
-        if self._cache is not None:
-            self._cache.append(lines)
-        # Read back from the text, so that a first run and a resumed one hand out the same values.
-        return [json.loads(line) for line in lines]
-
-    def _digest(self, item: Item) -> str:
-        try:
-            return digest([item.id, item.value])
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"stage {self.name!r}, item {item.id!r}: the value is not JSON ({error})") from error
-
-    def _refuse_twice(self, item: Item, seen: set[int]) -> None:
+    def _waiting(self, item: Item, seen: _Seen) -> _Waiting:
         if not isinstance(item.id, str) or not item.id:
             raise RecipeError(f"stage {self.name!r}, item {self.taken + 1}: an id is a string that is not empty, got {item.id!r}")
-        before = len(seen)
-        seen.add(hash(item.id))
-        if len(seen) == before:
+        if not seen.add(item.id):
             raise RecipeError(
                 f"stage {self.name!r}: the id {item.id!r} came twice (item {self.taken + 1}); results are kept by id"
             )
+        try:
+            named = bytes.fromhex(digest([item.id, item.value]))
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"stage {self.name!r}, item {item.id!r}: the value is not JSON ({error})") from error
+        kept = self._cache.get(named) if self._cache is not None else None
+        if kept is not None and self._retry_lost and kept.lost:
+            kept = None
+        self.taken += 1
+        return _Waiting(item, named, kept, kept is not None)
+
+    def _start(self, rows: list[_Waiting]) -> None:
+        """Have a batch done, by a worker where there is more than one."""
+        if self._failure is not None:  # of an earlier batch, whose turn to give its rows out has not come
+            raise self._failure
+        if self.asked.workers == 1:
+            for one, outcome in zip(rows, self._do(rows), strict=True):
+                one.outcome = outcome
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.asked.workers, thread_name_prefix=f"distill-{self.name}")
+        batch = _Batch(rows, self._pool.submit(self._do, rows))
+        self._under_way.add(batch.future)
+        for one in rows:
+            one.batch = batch
+
+    def _settled(self, waiting: deque[_Waiting], room: int) -> list[Row]:
+        """Take off the front what is done. Wait for what is not, only as long as too much is waiting."""
+        rows: list[Row] = []
+        count = cached = 0
+        while waiting:
+            one = waiting[0]
+            if one.outcome is None:
+                if one.batch is None:
+                    break
+                full = len(waiting) > room or len(self._under_way) >= AHEAD * self.asked.workers
+                if not one.batch.future.done() and (rows or not full):
+                    break  # where there is something to give out, that comes before any waiting
+                self._collect(one.batch)
+            assert one.outcome is not None
+            waiting.popleft()
+            count, cached = count + 1, cached + one.cached
+            if one.outcome.lost:
+                self.lost[one.outcome.value] += 1
+                line = json.dumps({"id": one.item.id, "stage": self.name, "reason": one.outcome.value}, ensure_ascii=False)
+                self._lost_lines.write(line.encode("utf-8", "surrogatepass") + b"\n")
+            else:
+                rows.append(Row(one.item.id, one.item.value, one.outcome.value, one.item.carried))
+        if count:
+            used = self.spent.usage
+            news = used - self._shown
+            self._shown = used
+            self._progress.add(count, cached=cached, tokens=news.completion_tokens, cost=news.cost)
+        return rows
+
+    def _collect(self, batch: _Batch) -> None:
+        """Wait for a batch; raise what its work raised."""
+        try:
+            outcomes = batch.future.result()
+        finally:
+            self._under_way.discard(batch.future)
+        for one, outcome in zip(batch.rows, outcomes, strict=True):
+            one.outcome = outcome
+
+    def _do(self, rows: list[_Waiting]) -> list[Outcome]:
+        """Do one batch and keep it; or do not, where the budget is spent."""
+        if self._failure is not None:
+            raise self._failure
+        if self.asked.budget.stops(self.asked.teachers):
+            return [Outcome(True, NOT_ASKED)] * len(rows)
+        kept: list[tuple[bytes, bytes, bool, bytes]] = []
+        self._busy.start()
+        try:
+            results = self._work([one.item for one in rows])
+            if len(results) != len(rows):
+                raise RecipeError(
+                    f"stage {self.name!r}: {len(rows)} items went in (first {rows[0].item.id!r}) and {len(results)} results came "
+                    "out; work must return one result or Lost(reason) for each item, in order"
+                )
+            for one, result in zip(rows, results, strict=True):
+                lost = isinstance(result, Lost)
+                value = encoded(one.item.id, result.reason if isinstance(result, Lost) else result)
+                kept.append((one.digest, one.item.id.encode("utf-8", "surrogatepass"), lost, value))
+        except BaseException as error:
+            kept = []
+            self._failure = error
+            raise
+        finally:  # a batch that failed has cost something too
+            # Read back from the text, so that a first run and a resumed one hand out the same values.
+            outcomes = [Outcome(lost, json.loads(value.decode("utf-8", "surrogatepass"))) for _, _, lost, value in kept]
+            self._keep(kept, outcomes)
+        return outcomes
+
+    def _keep(self, kept: list[tuple[bytes, bytes, bool, bytes]], outcomes: list[Outcome]) -> None:
+        with self._lock:
+            usage = self.asked.meter.since(self.asked.teachers)
+            if usage == Usage() and self._tokens is not None:  # a teacher that does not count
+                usage = replace(usage, completion_tokens=sum(self._tokens(one.value) for one in outcomes if not one.lost))
+            spent = Spent(usage=usage, seconds=self._busy.end())
+            self.asked.budget.add(usage)
+            self.spent += spent
+            if self._cache is not None:
+                try:
+                    self._cache.put(kept, spent)
+                except BaseException as error:
+                    self._failure = self._failure or error
+                    raise
+
+    def _stop(self) -> None:
+        """Start no more; what is under way has been paid for, so it ends and is kept."""
+        if self._pool is None:
+            return
+        running = sum(1 for future in self._under_way if not future.cancel() and not future.done())
+        if running:
+            self._progress.say(f"{running} batches are under way; they end and are kept")
+        pool, self._pool = self._pool, None
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Seen:
+    """Which ids came before, by 64 bits of each: the latest in a set, the others sorted in an array of 8 bytes an id."""
+
+    def __init__(self) -> None:
+        self._latest: set[int] = set()
+        self._older = array("q")
+
+    def add(self, name: str) -> bool:
+        """Whether this id is new."""
+        number = hash(name)
+        place = bisect_left(self._older, number)
+        if number in self._latest or (place < len(self._older) and self._older[place] == number):
+            return False
+        self._latest.add(number)
+        if len(self._latest) > max(1 << 16, len(self._older) // 8):
+            self._merge()
+        return True
+
+    def _merge(self) -> None:
+        import numpy as np
+
+        latest = np.fromiter(self._latest, dtype=np.int64, count=len(self._latest))
+        together = np.concatenate([np.frombuffer(self._older, dtype=np.int64), latest]) if self._older else latest
+        together.sort()
+        self._older, self._latest = array("q", together.tobytes()), set()

@@ -33,7 +33,8 @@ class Manifest:
     """What a folder of records is. Counts and shards are measured by write_records; the rest is its caller's to say.
 
     recipe and recipe_hash: what made the records. teacher: Teacher.identity(). sampling: the Sampling, as JSON. counts: rows
-    by polarity. groups: distinct questions. lost: rows that did not become records, by reason. created: UTC, ISO 8601; the
+    by polarity. groups: distinct questions. lost: rows that did not become records, by reason. usage: what the teachers did for
+    it, interrupted starts included: requests, prompt_tokens, completion_tokens, cost. created: UTC, ISO 8601; beside usage the
     one field in which two runs of the same recipe differ. versions: of what was running. command: what to type to make the
     records again. licence: an SPDX identifier such as "cc-by-4.0", or "unknown".
     """
@@ -46,6 +47,7 @@ class Manifest:
     counts: Mapping[str, int] = field(default_factory=dict)
     groups: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
+    usage: Mapping[str, float] = field(default_factory=dict)
     shards: tuple[Shard, ...] = ()
     sources: Mapping[str, int] = field(default_factory=dict)
     created: str = ""
@@ -54,7 +56,7 @@ class Manifest:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        for name in ("teacher", "sampling", "counts", "lost", "sources", "versions"):
+        for name in ("teacher", "sampling", "counts", "lost", "usage", "sources", "versions"):
             object.__setattr__(self, name, plain_json(f"manifest {name}", getattr(self, name)))
 
     @property
@@ -172,6 +174,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "counts": dict,
     "groups": int,
     "lost": dict,
+    "usage": dict,
     "shards": list,
     "sources": dict,
     "created": str,

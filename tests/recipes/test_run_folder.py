@@ -40,16 +40,16 @@ def test_a_closed_run_lets_the_next_one_in_also_after_an_error(tmp_path):
         pass
 
 
-def test_fresh_sets_results_aside_and_resume_false_refuses_them(tmp_path, capsys):
+def test_fresh_sets_results_aside_and_resume_never_refuses_them(tmp_path, capsys):
     with Run(tmp_path, quiet=True) as run:
         list(run.map("ask", [("a", 1)], double, key={}))
     with pytest.raises(RecipeError, match="already holds results"):
-        Run(tmp_path, resume=False)
+        Run(tmp_path, resume="never")
     with Run(tmp_path, fresh=True) as run:
         assert [row.result for row in run.map("ask", [("a", 1)], lambda items: ["new"], key={})] == ["new"]
     assert "stages.old1" in capsys.readouterr().err
     assert len(list((tmp_path / "stages.old1").iterdir())) == 1
-    Run(tmp_path / "another", resume=False).close()
+    Run(tmp_path / "another", resume="never").close()
 
 
 def test_counts_are_shown_and_stored(tmp_path):
