@@ -72,6 +72,7 @@ class Cache:
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute("PRAGMA wal_autocheckpoint = 8192")  # pages, so 32 MiB: each one waits for the disk
             (found,) = self._database.execute("PRAGMA user_version").fetchone()
             if found == 0:
                 raise sqlite3.DatabaseError("it has none of the tables")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from distill.errors import ConfigError, DistillError
+from distill.errors import ConfigError, DistillError, RecordError
 from distill.recipes.cache import replace_file
 from distill.recipes.discover import load_recipe, package_name
-from distill.recipes.key import code_version, describe, digest
+from distill.recipes.folder import Resume, full_disk_explained
+from distill.recipes.key import code_version, describe, digest, teachers_in
+from distill.recipes.progress import money
 from distill.recipes.run import Run
+from distill.recipes.spending import no_price
 from distill.settings import PARSER_MODE, parse, prepare
 from distill.teachers.base import Sampling, Teacher
 
@@ -26,11 +30,12 @@ if TYPE_CHECKING:
 
     from distill.records.manifest import Manifest
 
-_OWN = ("out", "preview", "fresh", "retry_lost")
+_OWN = ("out", "preview", "resume", "fresh", "retry_lost", "extend", "workers", "max_cost", "max_tokens_total")
+BUDGET_SPENT = 3  # the exit code where rows were not asked because of the budget
 
 
 def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
-    """Run a recipe with command-line arguments; returns the exit code (130 where Ctrl-C stopped it).
+    """Run a recipe with command-line arguments; returns the exit code (130 where Ctrl-C stopped it, 3 where its budget did).
 
     name: as `load_recipe` takes it. program: how the user called it, for help and for the line that says how to go on; by default
     `distill recipe NAME`.
@@ -48,10 +53,21 @@ def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
     folder = None if settings.out is None else Path(settings.out)
     try:
         # The folder is locked before any class is built: a busy folder must not cost the loading of a model.
-        with Run(folder, fresh=settings.fresh, retry_lost=settings.retry_lost, max_batch=settings.preview) as run:
-            if folder is not None:
-                replace_file(folder / "config.yaml", _shown(parser, settings))
-            return _run(run, module, parser, settings)
+        with Run(
+            folder,
+            resume=settings.resume,
+            fresh=settings.fresh,
+            retry_lost=settings.retry_lost,
+            extend=settings.extend,
+            max_batch=settings.preview,
+            workers=1 if folder is None else settings.workers,  # a preview asks no more than it prints
+            max_cost=settings.max_cost,
+            max_tokens=settings.max_tokens_total,
+        ) as run:
+            code = _run(run, module, parser, settings)
+            if run.not_asked:
+                print(_larger_budget(run, program, argv), file=sys.stderr)
+            return BUDGET_SPENT if run.not_asked else code
     except KeyboardInterrupt:
         print(f"\nStopped; what is done is kept. Go on with the same command:\n  {program} {shlex.join(argv)}", file=sys.stderr)
         return 130
@@ -85,8 +101,22 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
         "--out", type=str | None, default=None, help="run folder; the same command on it goes on where it stopped"
     )
     parser.add_argument("--preview", type=int | None, default=None, help="print this many records and write nothing")
+    parser.add_argument(
+        "--resume",
+        type=Resume,
+        default="if_possible",
+        help="where the folder holds results: refuse it, go on where the settings match, or insist on the same settings",
+    )
     parser.add_argument("--fresh", type=bool, default=False, help="set the folder's results aside and start over")
     parser.add_argument("--retry_lost", type=bool, default=False, help="do the rows again that an earlier start lost")
+    parser.add_argument("--extend", type=bool, default=False, help="ask what is new in the prompts of a finished folder")
+    parser.add_argument(
+        "--workers", type=int | None, default=None, help="batches under way at once for teachers behind a server (8)"
+    )
+    parser.add_argument(
+        "--max_cost", type=float | None, default=None, help="stop when the folder has cost so much, all restarts together"
+    )
+    parser.add_argument("--max_tokens_total", type=int | None, default=None, help="the same for tokens, read and written")
     taken = parser.add_function_arguments(module.build, skip={"run"})
     clash = sorted(set(taken) & set(_OWN))
     if clash:
@@ -112,6 +142,7 @@ def _shipped_config(module: ModuleType) -> Path | None:
 def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
     built = parser.instantiate(settings)
     arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, "config")}
+    _check_prices(run, arguments)
     records = module.build(run=run, **arguments)
     if run.folder is None:
         from distill.records.schema import record_line
@@ -120,9 +151,45 @@ def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any) ->
             for record in islice(records, settings.preview):
                 print(record_line(record))
         return 0
-    manifest = run.write_records(records, about=_about(module, parser.prog, arguments))
+    with full_disk_explained(run.folder):
+        # Only now: a start that is refused, for its settings or its inputs, leaves the config of the one before.
+        replace_file(run.folder / "config.yaml", _shown(parser, settings))
+    try:
+        manifest = run.write_records(records, about=_about(module, parser.prog, arguments))
+    except RecordError:
+        if run.not_asked:  # before the first record was made; the accounts have been shown
+            return BUDGET_SPENT
+        raise
     print(f"{run.table()}\n{manifest.rows} records in {run.folder / 'records'}")
     return 0
+
+
+def _check_prices(run: Run, arguments: Mapping[str, Any]) -> None:
+    """Refuse a budget in money that nothing could ever be counted against."""
+    teachers = teachers_in(dict(arguments))
+    run.budget.refuse_unpriced(teachers)
+    if run.budget.max_cost is not None and teachers and all(teacher.price is None for teacher in teachers):
+        raise ConfigError(no_price(teachers[0]))
+
+
+def _larger_budget(run: Run, program: str, argv: Sequence[str]) -> str:
+    """One line on how to go on: the same command with twice the budget that is spent."""
+    budget, given = run.budget, list(argv)
+    if budget.max_cost is not None and budget.used.cost >= budget.max_cost:
+        given = [*_without(given, "--max_cost"), "--max_cost", f"{2 * budget.used.cost:.4g}"]
+    if budget.max_tokens is not None and budget.tokens >= budget.max_tokens:
+        given = [*_without(given, "--max_tokens_total"), "--max_tokens_total", str(2 * budget.tokens)]
+    spent = f"{budget.tokens} tokens" + (f", cost {money(budget.used.cost)}" if budget.used.cost else "")
+    return (
+        f"The budget is spent ({spent}): {run.not_asked} rows were not asked. Go on with the same command and a larger one: "
+        f"{program} {shlex.join(given)}"
+    )
+
+
+def _without(argv: Sequence[str], option: str) -> list[str]:
+    """The arguments without an option and its value."""
+    pairs = zip(["", *argv], argv, strict=False)
+    return [word for before, word in pairs if option not in (before, word) and not word.startswith(f"{option}=")]
 
 
 def _about(module: ModuleType, program: str, arguments: Mapping[str, Any]) -> Manifest:
@@ -131,10 +198,15 @@ def _about(module: ModuleType, program: str, arguments: Mapping[str, Any]) -> Ma
 
     teacher = next((value for value in arguments.values() if isinstance(value, Teacher)), None)
     sampling = next((value for value in arguments.values() if isinstance(value, Sampling)), None)
+    settings = {
+        name: Path(value) if isinstance(value, str) and os.path.isfile(value) else value
+        for name, value in arguments.items()
+        if name != "batch_size"
+    }
     return Manifest(
         recipe=module.__name__.rpartition(".")[2],
         # By content, not by place: the same questions in another folder, or another batch size, are the same recipe.
-        recipe_hash=digest([code_version(module), describe({k: v for k, v in arguments.items() if k != "batch_size"})]),
+        recipe_hash=digest([code_version(module), describe(settings)]),
         teacher=dict(teacher.identity()) if teacher is not None else {},
         sampling=describe(asdict(sampling)) if sampling is not None else {},
         seed=sampling.seed if sampling is not None else None,
