@@ -12,8 +12,8 @@ from distill.errors import ConfigError, TeacherError
 from distill.judges.choice import CONTENT_FREE, NO_CHOICE, UNDECIDED, ChoiceJudge, logistic
 from distill.judges.teacher import TeacherJudge
 from distill.prompt_file import nonce
-from distill.records import Message
 from distill.recipes.key import canonical, describe
+from distill.records import Message
 from distill.teachers.base import Completion, Generator
 
 PROMPT = (Message(role="user", content="What is the capital of Ukraine?"),)
