@@ -17,6 +17,7 @@ from distill.recipes.key import canonical, digest
 from distill.teachers.base import Usage
 
 FILE = "results.sqlite"
+_MAGIC = b"SQLite format 3\0"
 _FORMAT = 1  # of the tables; a newer file is refused
 _TABLES = f"""
 CREATE TABLE stage (
@@ -63,10 +64,10 @@ class Cache:
         self.path = folder / FILE
         self._lock = threading.Lock()
         with self._explained():
-            if not self.path.exists():
+            if self.path.exists():
+                _refuse_cut(self.path)
+            else:
                 _create(self.path)
-            elif self.path.stat().st_size == 0:  # SQLite would take it for a new one, and throw its log away
-                raise sqlite3.DatabaseError("the file is empty")
             self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             # The folder's own lock keeps others out, so the log's index can live in memory: it works on network drives too.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -133,7 +134,7 @@ class Cache:
             found = self._database.execute(
                 "SELECT lost, value FROM outcome WHERE stage = ? AND digest = ?", (stage, named)
             ).fetchone()
-        if found is None:
+        if found is None or not isinstance(found[1], bytes):
             return None
         try:
             return Outcome(bool(found[0]), json.loads(found[1].decode("utf-8", "surrogatepass")))
@@ -227,10 +228,24 @@ def _create(path: Path) -> None:
     temporary.unlink(missing_ok=True)
     database = sqlite3.connect(temporary, isolation_level=None)
     try:
+        database.execute("PRAGMA journal_mode = MEMORY")  # half a temporary file is nobody's
         database.executescript(f"BEGIN; {_TABLES} COMMIT;")
     finally:
         database.close()
     os.replace(temporary, path)
+
+
+def _refuse_cut(path: Path) -> None:
+    """DatabaseError where a file is shorter than it says: SQLite reads an empty one as new, and a part of a page as zeros."""
+    log = path.with_name(path.name + "-wal")
+    with open(path, "rb") as file:
+        head = file.read(32)
+    size, page, pages = path.stat().st_size, int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
+    if size < len(_MAGIC):
+        raise sqlite3.DatabaseError(f"it has {size} bytes")
+    # Where a log is left, pages may be there that are not in the file yet.
+    if head.startswith(_MAGIC) and size < page * pages and not (log.exists() and log.stat().st_size):
+        raise sqlite3.DatabaseError(f"it has {size} bytes, and had {page * pages}")
 
 
 def _reason(error: sqlite3.Error, path: Path) -> str:

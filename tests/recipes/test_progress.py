@@ -30,7 +30,7 @@ def test_a_pipe_gets_a_line_only_every_ten_seconds(monkeypatch):
     bar.close()
     lines = pipe.getvalue().splitlines()
     assert len(lines) == 5
-    assert lines[0] == "sample: 10/70 rows, 1.0 rows/s, 60 s left, 30 tokens"
+    assert lines[0] == "sample: 10/70 rows, 1.0 rows/s, 60 s left, 30 tokens (3/s)"
 
 
 def test_rows_from_the_cache_are_done_but_are_not_speed(monkeypatch):
@@ -41,6 +41,18 @@ def test_rows_from_the_cache_are_done_but_are_not_speed(monkeypatch):
     clock[0] = 20.0
     bar.add(20)
     assert bar.line() == "sample: 920/1000 rows, 1.0 rows/s, 80 s left"
+
+
+def test_the_cost_is_shown_where_there_is_a_price_with_what_it_will_be_at_the_end(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    bar = Progress("sample", total=100, stream=io.StringIO(), spent=1.0)
+    assert bar.line() == "sample: 0/100 rows, cost 1.00"
+    clock[0] = 10.0
+    bar.add(40, cached=20, tokens=50, cost=0.5)
+    assert bar.line() == "sample: 40/100 rows, 2.0 rows/s, 30 s left, 50 tokens (5/s), cost 1.50 of about 3.00"
+    bar.add(60, cost=1.0)
+    assert bar.line().endswith("cost 2.50")
 
 
 def test_quiet_says_nothing():

@@ -1,4 +1,6 @@
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,8 +35,22 @@ def forbidden(items: list[Item]) -> list[object]:
 
 
 def cache_of(folder: Path) -> Path:
-    (file,) = (folder / "stages").glob("ask-*.jsonl")
-    return file
+    return folder / "stages" / "results.sqlite"
+
+
+def as_killed(folder: Path, **options) -> tuple[bytes, bytes]:
+    """The database and its write-ahead log as a killed process leaves them, after the last batch."""
+    with Run(folder, quiet=True) as run:
+        list(run.map("ask", ITEMS, key={"version": 1}, **options))
+        log = cache_of(folder).with_name("results.sqlite-wal").read_bytes()
+        return cache_of(folder).read_bytes(), log
+
+
+def left_by_a_kill(folder: Path, database: bytes, log: bytes) -> Path:
+    cache_of(folder).parent.mkdir()
+    cache_of(folder).write_bytes(database)
+    cache_of(folder).with_name("results.sqlite-wal").write_bytes(log)
+    return folder
 
 
 def test_rows_come_in_the_order_of_the_items_whatever_the_batch_size(tmp_path):
@@ -56,47 +72,71 @@ def jittery(items: list[Item]) -> list[object]:
     return [[result, len(items), items[0].id] if isinstance(result, dict) else result for result in answer(items)]
 
 
-@settings(deadline=None, max_examples=60)
-@given(cut=st.floats(0, 1), size=st.integers(1, 30))
-def test_a_cache_cut_at_any_byte_gives_the_same_batches_rows_and_file(tmp_path_factory, cut, size):
-    folder = tmp_path_factory.mktemp("cut")
-    wanted = rows_of(folder, work=jittery, batch_size=size)
-    file = cache_of(folder)
-    whole = file.read_bytes()
-    file.write_bytes(whole[: int(cut * len(whole))])
-    assert rows_of(folder, work=jittery, batch_size=size) == wanted
-    assert file.read_bytes() == whole
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> tuple[bytes, bytes]:
+    return as_killed(tmp_path_factory.mktemp("killed"), work=jittery, batch_size=3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=25)
+@given(cut=st.floats(0, 1))
+def test_a_log_cut_at_any_byte_gives_the_same_batches_and_rows(tmp_path_factory, killed, cut):
+    database, log = killed
+    folder = left_by_a_kill(tmp_path_factory.mktemp("cut"), database, log[: int(cut * len(log))])
+    wanted = rows_of(None, work=jittery, batch_size=3)
+    assert rows_of(folder, work=jittery, batch_size=3) == wanted
+    assert rows_of(folder, work=forbidden, batch_size=3) == wanted
+
+
+def test_a_log_whose_last_pages_are_garbage_loses_their_batches_only(tmp_path, killed):
+    database, log = killed
+    folder = left_by_a_kill(tmp_path, database, log[:-5000] + b"\7" * 5000)
+    done = []
+
+    def work(items):
+        done.append([item.id for item in items])
+        return jittery(items)
+
+    assert rows_of(folder, work=work, batch_size=3) == rows_of(None, work=jittery, batch_size=3)
+    assert 1 <= len(done) < 5 and done[-1] == ["q21", "q22"]
+
+
+@settings(deadline=None, max_examples=8)
 @given(cut=st.floats(0, 1), first=st.integers(1, 30), second=st.integers(1, 30))
 def test_a_run_may_go_on_with_another_batch_size(tmp_path_factory, cut, first, second):
-    folder = tmp_path_factory.mktemp("cut")
-    wanted = rows_of(folder, batch_size=first)
-    whole = cache_of(folder).read_bytes()
-    cache_of(folder).write_bytes(whole[: int(cut * len(whole))])
-    assert rows_of(folder, batch_size=second) == wanted
+    database, log = as_killed(tmp_path_factory.mktemp("first"), work=answer, batch_size=first)
+    folder = left_by_a_kill(tmp_path_factory.mktemp("second"), database, log[: int(cut * len(log))])
+    assert rows_of(folder, batch_size=second) == rows_of(None)
 
 
-def test_a_torn_batch_is_cut_off_and_reported(tmp_path, capsys):
-    rows_of(tmp_path)
-    file = cache_of(tmp_path)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-9])
-    with Run(tmp_path) as run:
-        list(run.map("ask", ITEMS, answer, key={"version": 1}, batch_size=4))
-    assert "cut an unfinished batch" in capsys.readouterr().err
-    assert file.read_bytes() == whole
-
-
-def test_a_line_damaged_in_the_middle_costs_only_its_own_item(tmp_path):
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.6, 0.99])
+def test_a_file_that_is_cut_off_is_an_error_with_a_way_out_and_stays_as_it_is(tmp_path, share):
     wanted = rows_of(tmp_path)
-    file = cache_of(tmp_path)
-    lines = file.read_bytes().split(b"\n")
-    at = {number: next(k for k, line in enumerate(lines) if f'"id":"q{number}"'.encode() in line) for number in (2, 4)}
-    lines[at[2]] = lines[at[2]][:60] + b"\0" * 20 + lines[at[2]][80:]
-    lines[at[4]] = b"\0" * len(lines[at[4]])
-    file.write_bytes(b"\n".join(lines))
+    whole = cache_of(tmp_path).read_bytes()
+    cut = whole[: int(share * len(whole))]
+    cache_of(tmp_path).write_bytes(cut)
+    with pytest.raises(RecipeError, match=r"results.sqlite: damaged .*\.recover.*--fresh true"):
+        rows_of(tmp_path)
+    assert cache_of(tmp_path).read_bytes() == cut
+    assert rows_of(tmp_path, fresh=True) == wanted
+    assert (tmp_path / "stages.old1" / "results.sqlite").read_bytes() == cut
+
+
+def test_a_file_that_is_no_database_is_an_error_and_one_of_a_newer_version_too(tmp_path):
+    rows_of(tmp_path)
+    cache_of(tmp_path).write_bytes(b"what is this? " * 1000)
+    with pytest.raises(RecipeError, match="damaged .*not a database"):
+        rows_of(tmp_path)
+    rows_of(tmp_path, fresh=True)
+    with closing(sqlite3.connect(cache_of(tmp_path))) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(RecipeError, match="newer version"):
+        rows_of(tmp_path)
+
+
+def test_a_value_damaged_within_costs_only_its_own_item(tmp_path):
+    wanted = rows_of(tmp_path)
+    with closing(sqlite3.connect(cache_of(tmp_path))) as database, database:
+        database.execute("UPDATE outcome SET value = x'00ff' WHERE id IN (CAST('q2' AS BLOB), CAST('q4' AS BLOB))")
     done = []
 
     def work(items):
@@ -106,6 +146,24 @@ def test_a_line_damaged_in_the_middle_costs_only_its_own_item(tmp_path):
     assert rows_of(tmp_path, work=work) == wanted
     assert done == ["q2", "q4"]
     assert rows_of(tmp_path, work=forbidden) == wanted
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path):
+    texts = [(name, "x" * 4000) for name, _ in ITEMS]
+
+    def echo(items):
+        return [item.value for item in items]
+
+    with Run(tmp_path, quiet=True) as run:
+        (pages,) = run._cache._database.execute("PRAGMA page_count").fetchone()
+        run._cache._database.execute(f"PRAGMA max_page_count = {pages + 12}")  # what SQLite does where the disk has no more room
+        with pytest.raises(RecipeError, match="the disk is full. What is done is kept: free some space and give the same command"):
+            list(run.map("ask", texts, echo, key={"version": 1}, batch_size=4))
+    done = []
+    with Run(tmp_path, quiet=True) as run:
+        rows = run.map("ask", texts, lambda items: done.append(items[0].id) or echo(items), key={"version": 1}, batch_size=4)
+        assert [row.result for row in rows] == ["x" * 4000] * len(ITEMS)
+    assert 1 <= len(done) < 6 and done[-1] == "q20"
 
 
 def test_an_interrupted_stage_goes_on_after_its_last_whole_batch(tmp_path):
@@ -126,12 +184,11 @@ def test_an_interrupted_stage_goes_on_after_its_last_whole_batch(tmp_path):
     assert done[0] == "q8" and len(done) == 15
 
 
-def test_a_changed_key_starts_a_new_file_keeps_the_old_one_and_names_the_change(tmp_path, capsys):
+def test_a_changed_key_starts_over_keeps_the_old_results_and_names_the_change(tmp_path, capsys):
     rows_of(tmp_path, key={"sampling": {"temperature": 1.0}})
     with Run(tmp_path) as run:
         list(run.map("ask", ITEMS, lambda items: ["new" for _ in items], key={"sampling": {"temperature": 0.7}}))
     assert "sampling.temperature (1.0 -> 0.7)" in capsys.readouterr().err
-    assert len(list((tmp_path / "stages").iterdir())) == 2
     assert rows_of(tmp_path, key={"sampling": {"temperature": 1.0}}, work=forbidden) == rows_of(None)
 
 
@@ -157,10 +214,15 @@ def test_every_row_in_is_a_row_out_or_a_named_loss(tmp_path):
     lost = [json.loads(line) for line in (tmp_path / "lost.jsonl").read_text().splitlines()]
     assert lost == [{"id": f"q{n}", "stage": "ask", "reason": "sevens"} for n in (0, 7, 14, 21)]
     assert len(rows) + len(lost) == len(ITEMS)
-    assert json.loads((tmp_path / "summary.json").read_text())["stages"] == [
-        {"name": "ask", "in": 23, "out": 19, "lost": {"sevens": 4}}
-    ]
-    assert table.splitlines()[1].split() == ["ask", "23", "19", "4", "4", "sevens"]
+    (stage,) = json.loads((tmp_path / "summary.json").read_text())["stages"]
+    assert {name: stage[name] for name in ("name", "in", "out", "lost")} == {
+        "name": "ask",
+        "in": 23,
+        "out": 19,
+        "lost": {"sevens": 4},
+    }
+    assert table.splitlines()[0].split() == ["stage", "in", "out", "lost", "seconds"]
+    assert table.splitlines()[1].split()[:4] + table.splitlines()[1].split()[5:] == ["ask", "23", "19", "4", "4", "sevens"]
 
 
 def test_lost_rows_of_all_stages_are_listed_by_stage(tmp_path):
@@ -184,7 +246,7 @@ def test_lost_rows_stay_lost_until_they_are_asked_for_again(tmp_path):
     again = rows_of(tmp_path, work=lambda items: ["found" for _ in items], retry_lost=True)
     assert [row.id for row in again] == [id for id, _ in ITEMS]
     assert again[7].result == "found"
-    assert rows_of(tmp_path, work=forbidden) == again, "the later line counts"
+    assert rows_of(tmp_path, work=forbidden) == again, "the later outcome counts"
 
 
 def test_a_stage_left_early_cannot_be_finished(tmp_path):
