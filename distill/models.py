@@ -32,6 +32,7 @@ __all__ = [
     "EMBEDDED",
     "cache_folder",
     "load_model",
+    "load_seq2seq_model",
     "load_tokenizer",
     "model_identity",
     "preferred_device",
@@ -99,8 +100,44 @@ def load_model(
     Raises ModelError for a name nobody knows, a folder with pickled weights only, an architecture that is not a causal
     language model, or weights that leave parameters at random.
     """
-    import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    source = resolve(name)
+    config = _config(name, source)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if attn_implementation == "sdpa" and not kind._supports_sdpa:
+        attn_implementation = "eager"
+    return _loaded(AutoModelForCausalLM, name, config, dtype=dtype, device=device, attn_implementation=attn_implementation)
+
+
+def load_seq2seq_model(
+    name: str, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+) -> PreTrainedModel:
+    """The text-to-text model of that name (T5, BART, ...), in eval mode; dtype and device as in `load_model`.
+
+    Raises ModelError as `load_model` does, or where the architecture is not an encoder with a decoder.
+    """
+    from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM
+
+    config = _any_config(name, resolve(name))
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"model {name!r} is a {config.model_type}, not a text-to-text model; choose one that AutoModelForSeq2SeqLM loads (T5)"
+        )
+    return _loaded(AutoModelForSeq2SeqLM, name, config, dtype=dtype, device=device)
+
+
+def _loaded(
+    kind: Any,
+    name: str,
+    config: PretrainedConfig,
+    *,
+    dtype: torch.dtype | str | None,
+    device: torch.device | str | None,
+    **settings: Any,
+) -> PreTrainedModel:
+    """`kind.from_pretrained`, without pickles, remote code or parameters left at random."""
+    import torch
 
     target = preferred_device() if device == "auto" else torch.device(device or "cpu")
     wanted = preferred_dtype(target) if dtype == "auto" else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
@@ -108,30 +145,24 @@ def load_model(
         raise ModelError(
             f"model {name!r}: dtype {dtype!r} is not a torch dtype; expected 'auto', 'float32', 'bfloat16' or 'float16'"
         )
-    source = resolve(name)
-    config = _config(name, source)
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if attn_implementation == "sdpa" and not kind._supports_sdpa:
-        attn_implementation = "eager"
     try:
         with _without_progress_bars():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
+            model, report = kind.from_pretrained(
+                resolve(name),
                 config=config,
                 dtype=wanted or "auto",
-                attn_implementation=attn_implementation,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **settings,
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"model {name!r}: its weights could not be loaded: {error}\n{_tried(name)}") from error
-    model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         random = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
         raise ModelError(
             f"model {name!r}: {len(random)} parameters are missing from the file or have another shape "
-            f"({', '.join(random[:3])}, ...) and would be random; expected a complete {kind.__name__}"
+            f"({', '.join(random[:3])}, ...) and would be random; expected a complete {type(model).__name__}"
         )
     ready: PreTrainedModel = model.to(target).eval()
     return ready
@@ -208,18 +239,25 @@ def cache_folder() -> Path:
 
 def _config(name: str, source: str) -> PretrainedConfig:
     """The configuration, once it is known to be a causal language model's."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {name!r} could not be opened: {error}\n{_tried(name)}") from error
+    config = _any_config(name, source)
     architectures = tuple(config.architectures or ())
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or any(word in found for found in architectures for word in _NOT_CAUSAL):
         raise ModelError(
             f"model {name!r} is a {config.model_type} ({', '.join(architectures) or 'no architecture named'}), not a causal "
             "language model; choose one that AutoModelForCausalLM loads"
         )
+    return config
+
+
+def _any_config(name: str, source: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {name!r} could not be opened: {error}\n{_tried(name)}") from error
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill.records import Prompt, Span
@@ -22,3 +23,7 @@ class Negator(ABC):
     @abstractmethod
     def negate(self, prompt: Prompt, response: str, seed: int = 0) -> list[Negation]:
         """Zero or more changed responses, best first; the same seed gives the same list."""
+
+    def negate_many(self, prompts: Sequence[Prompt], responses: Sequence[str], seed: int = 0) -> list[list[Negation]]:
+        """What `negate` gives for each response, in order. One by one, unless a negator batches."""
+        return [self.negate(prompt, response, seed) for prompt, response in zip(prompts, responses, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,32 +9,12 @@ from pathlib import Path
 
 from jinja2 import Template
 
-from distill.consensus.abstention import is_abstention
-from distill.consensus.normalisation import normalise
-from distill.errors import ConfigError, TeacherError
+from distill.errors import TeacherError
 from distill.negators.base import Negation, Negator
-from distill.negators.changes import changed_spans
+from distill.negators.form import MARKERS, as_negation, check_form_settings
 from distill.prompt_file import load_prompt_file, user_message
 from distill.records import Prompt
 from distill.teachers.base import Generator, Sampling
-
-MARKERS = (
-    "not",
-    "no",
-    "never",
-    "cannot",
-    "nobody",
-    "nothing",
-    "none",
-    "without",
-    "neither",
-    "לא",
-    "אינו",
-    "אינה",
-    "אינם",
-    "אינן",
-    "אין",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +36,7 @@ class TeacherNegator(Negator):
 
     def __post_init__(self) -> None:
         """Refuse a share that is none."""
-        if not 0 < self.max_changed <= 1:
-            raise ConfigError(f"max_changed {self.max_changed} must be in (0, 1]")
+        check_form_settings(self.max_longer, self.max_changed)
 
     def negate(self, prompt: Prompt, response: str, seed: int = 0) -> list[Negation]:
         """The accepted replies to one statement; `negate_many` is faster for more."""
@@ -81,26 +59,8 @@ class TeacherNegator(Negator):
         ]
 
     def accepted(self, statement: str, reply: str) -> Negation | None:
-        """The reply as a negation of the statement, in the statement's own outer white space; None where it is refused."""
-        body = statement.strip()
-        if not reply or normalise(reply) == normalise(body) or is_abstention(reply):
-            return None
-        if len(reply.split()) > len(body.split()) + self.max_longer:
-            return None
-        if self.markers and self._negations(reply) == self._negations(body):
-            return None  # small models change the subject, or repeat the statement with a preface
-        lead = statement[: len(statement) - len(statement.lstrip())]
-        text = lead + reply
-        spans = changed_spans(statement, text)
-        changed = sum(len(text[span.start : span.end].split()) for span in spans)
-        if changed > self.max_changed * len(text.split()):
-            return None
-        return Negation(text=text, spans=spans)
-
-    def _negations(self, text: str) -> int:
-        """How many negating words the text has; "isn't" and "cannot" count."""
-        words = re.findall(r"[\w']+", text.casefold().replace("’", "'"))
-        return sum(word in self.markers or word.endswith("n't") for word in words)
+        """The reply as a negation of the statement; None where its form is refused."""
+        return as_negation(statement, reply, max_longer=self.max_longer, max_changed=self.max_changed, markers=self.markers)
 
     @cached_property
     def _template(self) -> Template:

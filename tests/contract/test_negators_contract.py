@@ -10,6 +10,7 @@ import pytest
 import distill.negators
 from distill.negators.base import Negator
 from distill.recipes.key import canonical, describe
+from distill.records import Message
 from distill.teachers.base import Completion, Generator
 
 STATEMENTS = [
@@ -21,6 +22,7 @@ STATEMENTS = [
     "פריז היא בירת צרפת, 2024",
     "All 3 of them?",
 ]
+PROMPT = (Message(role="user", content="What is the capital?"),)
 # What a class needs beyond its defaults, by field.
 FIELDS = {"pool": ("Paris", "Rome", "פריז", "רומא")}
 
@@ -57,7 +59,9 @@ NEGATORS = found_negators()
 
 
 def test_the_walk_finds_what_there_is():
-    assert {"RuleNegator", "AnswerSwap", "NumberChange", "TeacherNegator"} <= {kind.__qualname__ for kind in NEGATORS}
+    assert {"RuleNegator", "AnswerSwap", "EntitySwap", "DistractorNegator", "TextToTextNegator"} <= {
+        kind.__qualname__ for kind in NEGATORS
+    }
 
 
 @pytest.mark.parametrize("kind", NEGATORS)
@@ -71,7 +75,7 @@ def test_a_negator_is_a_frozen_dataclass_with_keywords_only_and_a_docstring(kind
 def test_a_negation_differs_and_marks_a_part_of_itself(kind):
     negator, changed = made(kind), 0
     for statement in STATEMENTS:
-        for negation in negator.negate((), statement, 3):
+        for negation in negator.negate(PROMPT, statement, 3):
             changed += 1
             assert negation.text != statement
             assert negation.spans
@@ -85,9 +89,17 @@ def test_a_negation_differs_and_marks_a_part_of_itself(kind):
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_the_same_seed_gives_the_same_negations(kind, seed):
     for statement in STATEMENTS:
-        assert made(kind).negate((), statement, seed) == made(kind).negate((), statement, seed)
+        assert made(kind).negate(PROMPT, statement, seed) == made(kind).negate(PROMPT, statement, seed)
 
 
 @pytest.mark.parametrize("kind", NEGATORS)
 def test_a_negator_can_be_part_of_a_cache_key(kind):
     assert canonical(describe(made(kind))) == canonical(describe(made(kind)))
+
+
+@pytest.mark.parametrize("kind", NEGATORS)
+def test_many_statements_are_negated_as_each_alone(kind):
+    negator = made(kind)
+    alone = [negator.negate(PROMPT, statement, 3) for statement in STATEMENTS]
+    assert negator.negate_many([PROMPT] * len(STATEMENTS), STATEMENTS, 3) == alone
+    assert negator.negate_many([], [], 3) == []

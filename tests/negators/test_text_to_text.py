@@ -1,0 +1,98 @@
+"""A text-to-text model as negator: what it writes counts only where it has the form of a negation."""
+
+import pytest
+
+from distill.errors import ConfigError, TeacherError
+from distill.negators import TextToTextNegator
+from distill.negators.form import MARKERS, as_negation
+from distill.teachers.base import Completion, Generator
+
+SETTINGS = {"max_longer": 4, "max_changed": 0.7, "markers": MARKERS, "keep_content": True}
+
+
+class Maps(Generator):
+    """Writes what a table says for the last message; remembers the sizes of its batches."""
+
+    def __init__(self, table, finish="stop"):
+        self.table, self.finish, self.batches, self.asked = table, finish, [], []
+
+    def identity(self):
+        return {"table": self.table}
+
+    def generate(self, prompts, sampling):
+        self.batches.append(len(prompts))
+        self.asked += [prompt[-1].content for prompt in prompts]
+        return [
+            [Completion(text=text, tokens=1, finish=self.finish) for text in self.table.get(prompt[-1].content, [""])]
+            for prompt in prompts
+        ]
+
+
+def test_the_prefix_goes_before_the_statement_and_outer_white_space_stays_outside():
+    model = Maps({"negate: Iron is a metal.": ["Iron is not a metal."]})
+    (found,) = TextToTextNegator(generator=model, prefix="negate: ").negate((), " Iron is a metal.")
+    assert found.text == " Iron is not a metal."
+    assert [found.text[span.start : span.end] for span in found.spans] == ["not"]
+
+
+def test_several_outputs_are_kept_in_their_order_and_equal_ones_once():
+    texts = ["Iron is not a metal.", "Iron is not a metal.", "Iron isn't a metal.", "Iron is a metal."]
+    found = TextToTextNegator(generator=Maps({"Iron is a metal.": texts})).negate((), "Iron is a metal.")
+    assert [one.text for one in found] == ["Iron is not a metal.", "Iron isn't a metal."]
+
+
+def test_statements_go_to_the_model_in_batches_and_blank_ones_not_at_all():
+    model = Maps({f"{n} is odd.": [f"{n} is not odd."] for n in range(5)})
+    statements = ["0 is odd.", " ", *(f"{n} is odd." for n in range(1, 5))]
+    found = TextToTextNegator(generator=model, batch_size=2).negate_many([()] * 6, statements)
+    assert [len(several) for several in found] == [1, 0, 1, 1, 1, 1]
+    assert model.batches == [2, 2, 1]
+
+
+def test_a_text_that_was_cut_off_is_no_statement():
+    model = Maps({"Iron is a metal.": ["Iron is not a"]}, finish="length")
+    assert TextToTextNegator(generator=model).negate((), "Iron is a metal.") == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "reply"),
+    [
+        ("The Danube traverses Bratislava.", "The Danube does not traverse Bratislava."),
+        ("He wrote Hamlet.", "He did not write Hamlet."),
+        ("He didn't write Hamlet.", "He wrote Hamlet."),
+        ("Birds have wings.", "Birds do not have any wings."),
+    ],
+)
+def test_a_verb_may_change_its_form(statement, reply):
+    assert as_negation(statement, reply, **SETTINGS) is not None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The Danube does not traverse Brazil.",
+        "The Dnieper does not traverse Bratislava.",
+        "The Danube does not leave Bratislava.",
+        "The Danube does not traverse Bratislava in 1990.",
+        "The Danube does not traverse.",
+        "The Danube traverses Bratislava often.",
+    ],
+)
+def test_a_name_a_number_or_a_content_word_may_not_change(reply):
+    assert as_negation("The Danube traverses Bratislava.", reply, **SETTINGS) is None
+
+
+def test_settings_that_refuse_or_accept_anything_are_refused():
+    with pytest.raises(ConfigError, match="max_changed 0"):
+        TextToTextNegator(generator=Maps({}), max_changed=0)
+    with pytest.raises(ConfigError, match="max_longer -1"):
+        TextToTextNegator(generator=Maps({}), max_longer=-1)
+
+
+def test_a_model_that_loses_statements_is_an_error():
+    class Silent(Maps):
+        def generate(self, prompts, sampling):
+            return []
+
+    with pytest.raises(TeacherError, match="0 outputs for 1"):
+        TextToTextNegator(generator=Silent({})).negate((), "Iron is a metal.")
