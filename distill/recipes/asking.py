@@ -68,6 +68,8 @@ def generate(
     changes the prompts and is not in them.
     """
     generator.check(sampling, log_probs=log_probs)
+    if run.estimate is not None:
+        return run.estimate.generation(name, asks, generator, sampling, total=total)
 
     def work(items: list[Item]) -> Sequence[Any]:
         drawn = generator.generate([prompt_from_json(item.value) for item in items], sampling)
@@ -100,6 +102,8 @@ def judge(
     version: Any = 1,
 ) -> Iterator[Judged]:
     """A stage that asks a judge. Verdicts are counted in the summary as approved, rejected or abstained."""
+    if run.estimate is not None:
+        return run.estimate.judging(name, claims, judge, total=total)
 
     def work(items: list[Item]) -> Sequence[Any]:
         verdicts = judge.judge_many(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from distill.errors import RecipeError, RecordError
 from distill.recipes import accounts
 from distill.recipes.cache import Cache, Spent, StageCache, replace_file
+from distill.recipes.estimate import Estimate
 from distill.recipes.folder import Resume, full_disk_explained, lock, prepare, refuse
 from distill.recipes.key import changes, describe, teachers_in
 from distill.recipes.progress import Progress
+from distill.recipes.shards import Fingerprinted, Note, Shard, Taken, check_folder, share, write_note
 from distill.recipes.spending import NOT_ASKED, Budget, Meter
 from distill.recipes.stage import Asked, Row, Stage, Work
 from distill.records import Record
@@ -34,15 +37,6 @@ _STAGE_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 WORKERS = 8  # batches under way at once where the teachers are concurrent and nobody said how many
 
 
-@runtime_checkable
-class Fingerprinted(Protocol):
-    """A source of rows that can say whether it is still the same."""
-
-    def fingerprint(self) -> str:
-        """Equal for equal rows, whatever file or place they come from."""
-        ...
-
-
 class Run:
     """A recipe's run folder: `stages/` (what was computed), `records/`, `lost.jsonl`, `summary.json`.
 
@@ -53,6 +47,8 @@ class Run:
     workers: batches under way at once in a stage that asks concurrent teachers only (by default 8); other stages have one.
     max_cost (in the currency of the teachers' prices), max_tokens: what the folder may use over all its restarts; then no
     further batch is begun, and the rows that were not reached are lost for that reason, until a larger budget asks them.
+    shard: the share of the source's rows that is this job's; the folder remembers it. dry_run=True asks no teacher: stages that
+    would are read to the end of their items, counted in `estimate`, and yield nothing.
 
     Raises RecipeError where another process writes the folder.
 
@@ -75,6 +71,8 @@ class Run:
         workers: int | None = None,
         max_cost: float | None = None,
         max_tokens: int | None = None,
+        shard: Shard | None = None,
+        dry_run: bool = False,
     ) -> None:
         if workers is not None and workers < 1:
             raise RecipeError(f"workers is {workers}: give at least 1, or leave it out")
@@ -84,12 +82,15 @@ class Run:
         self.budget = Budget(max_cost=max_cost, max_tokens=max_tokens)
         self._resume, self._retry_lost, self._extend, self._quiet = resume, retry_lost, extend, quiet
         self._max_batch, self._workers, self._meter, self._sources = max_batch, workers, Meter(), 0
+        self.shard, self._taken = shard, list[Taken]()
+        self.estimate = Estimate() if dry_run else None
         self._lock: IO[str] | None = None
         self._cache: Cache | None = None
         if self.folder is not None:
             try:
                 with full_disk_explained(self.folder):
                     self._lock = lock(self.folder)
+                    check_folder(self.folder, shard)
                     self._say(prepare(self.folder / "stages", resume=resume, fresh=fresh))
                     self._cache = Cache(self.folder / "stages")
                     refuse(self.folder, resume, holds_results=self._cache.holds_results())
@@ -134,8 +135,12 @@ class Run:
             raise RecipeError(f"stage {name!r}: batch_size must be at least 1, got {batch_size}")
         if total is None and isinstance(items, list | tuple):
             total = len(items)
+        if self.shard is not None and any(taken.rows == total for taken in self._taken):
+            total = len(self.shard.of(total or 0))  # a recipe counts all rows of its source
         teachers = teachers_in(dict(key) if asks is None else asks)
         self.budget.refuse_unpriced(teachers)
+        if self.estimate is not None and teachers:
+            return self.estimate.work(name, items, teachers, total=total)
         self._meter.watch(teachers)
         concurrent = bool(teachers) and all(teacher.concurrent for teacher in teachers)
         priced = any(teacher.price is not None for teacher in teachers)
@@ -174,7 +179,13 @@ class Run:
         self._sources += 1
         if self._cache is not None and isinstance(source, Fingerprinted):
             self._compare(self._cache, f"source {self._sources}", source)
-        return islice(source, limit)
+        if self.shard is None:
+            return islice(source, limit)
+        rows, taken = share(source, self.shard, limit=limit)
+        self._taken.append(taken)
+        if self.folder is not None:
+            write_note(self.folder, Note(shard=self.shard, sources=tuple(self._taken)))
+        return rows
 
     def count(self, title: str, outcome: str, n: int = 1) -> None:
         """Count what became of rows that are not lost (labels, verdicts); shown in the summary."""
@@ -183,12 +194,20 @@ class Run:
     def write_records(self, records: Iterable[Record], *, about: Manifest | None = None) -> Manifest:
         """Finish: records/ (Parquet shards, manifest, card), lost.jsonl and summary.json, each whole or not there at all.
 
+        A shard may end without any record: then records/ is not there, and the manifest counts none.
+
         about: what the manifest says beside the counts (recipe, teacher, sampling); the lost rows are filled in here.
         """
         if self.folder is None:
             raise RecipeError("a preview has no folder to write records to; give Run a folder")
         from distill.records import write_card, write_manifest, write_records
 
+        if self.shard is not None:
+            records = iter(records)
+            first = next(records, None)
+            if first is None:
+                return self._finish_without_records(about)
+            records = chain([first], records)
         with full_disk_explained(self.folder):
             try:
                 manifest = write_records(records, self.folder / "records", about=about)
@@ -202,8 +221,7 @@ class Run:
             write_manifest(self.folder / "records", manifest)
             write_card(self.folder / "records", manifest)
             self.finish()
-        if self._cache is not None and not self.not_asked:
-            self._cache.note("finished", True)
+        self._remember(manifest)
         return manifest
 
     def finish(self) -> str:
@@ -263,6 +281,26 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _finish_without_records(self, about: Manifest | None) -> Manifest:
+        from distill.records.manifest import Manifest
+
+        assert self.folder is not None
+        self._say(self.finish())
+        shutil.rmtree(self.folder / "records", ignore_errors=True)  # of an earlier start, with other settings
+        manifest = replace(about or Manifest(), counts={"negative": 0, "positive": 0})
+        self._remember(manifest)
+        return manifest
+
+    def _remember(self, manifest: Manifest) -> None:
+        """The folder is finished, unless rows wait for a larger budget."""
+        if self.not_asked:
+            return
+        if self._cache is not None:
+            self._cache.note("finished", True)
+        if self.shard is not None and self.folder is not None:
+            note = Note(shard=self.shard, sources=tuple(self._taken), recipe=manifest.recipe, recipe_hash=manifest.recipe_hash)
+            write_note(self.folder, replace(note, records=manifest.rows))
 
     def _stage_cache(self, name: str, key: Any) -> StageCache:
         assert self._cache is not None

@@ -147,6 +147,14 @@ class Generator(Teacher):
         A server is probed here. Raises TeacherError with the remedy.
         """
 
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int] | None:
+        """How many tokens it reads for each prompt, for an estimate; None where only asking would tell, as with a server."""
+        return None
+
+    def reads(self, sampling: Sampling) -> int:
+        """How often it reads a prompt to draw all its samples, for an estimate: once, unless each is a request of its own."""
+        return 1
+
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt, in order; `Failed`, which is empty, for a prompt that alone got none."""

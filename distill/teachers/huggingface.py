@@ -58,6 +58,10 @@ class HuggingFaceTeacher(Generator, Scorer, Chooser):
         return load_model(self.model, dtype=self.dtype, device=self.device), load_tokenizer(self.model)
 
     @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._loaded[1] if "_loaded" in self.__dict__ else load_tokenizer(self.model)
+
+    @cached_property
     def _in_memory(self) -> bool:
         return False
 
@@ -112,6 +116,10 @@ class HuggingFaceTeacher(Generator, Scorer, Chooser):
             text = _cut(self._text(drawn.ids, ends), sampling.stop)[0]
             completions[drawn] = Completion(text=text, tokens=len(drawn.ids), finish=drawn.finish, log_prob=drawn.log_prob)
         return [[completions[drawn] for drawn in several] for several in found]
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        """By the tokenizer alone; the weights are not loaded for it."""
+        return [len(prompt_tokens(prompt, self._tokenizer)) for prompt in prompts]
 
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, progress: Progress | None = None
