@@ -67,7 +67,7 @@ class Cache:
             if self.path.exists():
                 _refuse_cut(self.path)
             else:
-                _create(self.path)
+                create(self.path)
             self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             # The folder's own lock keeps others out, so the log's index can live in memory: it works on network drives too.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -221,7 +221,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-def _create(path: Path) -> None:
+def create(path: Path) -> None:
     """Make the tables under another name: a file under its own name without them is a damaged one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -262,6 +262,6 @@ def _reason(error: sqlite3.Error, path: Path) -> str:
     if known is not None:
         return f"{known} ({error})"
     return (
-        f"damaged ({error}), and left as it is. `sqlite3 {path.name} .recover | sqlite3 new.sqlite` saves what can be read of it "
-        "(put new.sqlite in its place, and remove the -wal file beside it); --fresh true sets it aside and starts over"
+        f"damaged ({error}), and left as it is. `python -m distill.recipes.salvage {path.parents[1]}` saves what can be read of "
+        "it; --fresh true sets it aside and starts over"
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from distill.errors import RecipeError
 from distill.recipes import Item, Lost, Row, Run
+from distill.recipes.salvage import salvage
 
 ITEMS = [(f"q{number}", {"text": f"שאלה {number}", "n": number}) for number in range(23)]
 
@@ -114,7 +115,7 @@ def test_a_file_that_is_cut_off_is_an_error_with_a_way_out_and_stays_as_it_is(tm
     whole = cache_of(tmp_path).read_bytes()
     cut = whole[: int(share * len(whole))]
     cache_of(tmp_path).write_bytes(cut)
-    with pytest.raises(RecipeError, match=r"results.sqlite: damaged .*\.recover.*--fresh true"):
+    with pytest.raises(RecipeError, match=r"results.sqlite: damaged .*distill\.recipes\.salvage.*--fresh true"):
         rows_of(tmp_path)
     assert cache_of(tmp_path).read_bytes() == cut
     assert rows_of(tmp_path, fresh=True) == wanted
@@ -131,6 +132,38 @@ def test_a_file_that_is_no_database_is_an_error_and_one_of_a_newer_version_too(t
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(RecipeError, match="newer version"):
         rows_of(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "pages"])
+def test_what_can_be_read_of_a_damaged_file_is_saved(tmp_path, damage):
+    items = [(f"q{number}", number) for number in range(2000)]
+
+    def spell(items):
+        return [f"{item.value:0200}" for item in items]
+
+    with Run(tmp_path, quiet=True) as run:
+        wanted = list(run.map("ask", items, spell, key={}))
+    found = cache_of(tmp_path).read_bytes()
+    pages = [found[at : at + 4096] for at in range(0, len(found), 4096)]
+    pages[80:] = pages[80:100] if damage == "cut" else [b"\7" * 4096, *pages[81:]]
+    cache_of(tmp_path).write_bytes(b"".join(pages))
+    saved = salvage(tmp_path)
+    assert (800 if damage == "cut" else 1950) < saved < 2000
+    assert (tmp_path / "stages" / "damaged1" / "results.sqlite").read_bytes() == b"".join(pages)
+    done = []
+    with Run(tmp_path, quiet=True) as run:
+        assert list(run.map("ask", items, lambda items: done.extend(items) or spell(items), key={})) == wanted
+    assert len(done) == 2000 - saved
+
+
+def test_a_file_of_which_nothing_can_be_read_stays_where_it_is(tmp_path):
+    rows_of(tmp_path)
+    cache_of(tmp_path).write_bytes(b"what is this? " * 1000)
+    with pytest.raises(RecipeError, match="nothing can be read of it"):
+        salvage(tmp_path)
+    assert [file.name for file in (tmp_path / "stages").iterdir()] == ["results.sqlite"]
+    with pytest.raises(RecipeError, match="no such file"):
+        salvage(tmp_path / "elsewhere")
 
 
 def test_a_value_damaged_within_costs_only_its_own_item(tmp_path):
@@ -157,7 +190,9 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path):
     with Run(tmp_path, quiet=True) as run:
         (pages,) = run._cache._database.execute("PRAGMA page_count").fetchone()
         run._cache._database.execute(f"PRAGMA max_page_count = {pages + 12}")  # what SQLite does where the disk has no more room
-        with pytest.raises(RecipeError, match="the disk is full. What is done is kept: free some space and give the same command"):
+        with pytest.raises(
+            RecipeError, match="the disk is full. What is done is kept: free some space and give the same command"
+        ):
             list(run.map("ask", texts, echo, key={"version": 1}, batch_size=4))
     done = []
     with Run(tmp_path, quiet=True) as run:
