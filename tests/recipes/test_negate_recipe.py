@@ -4,11 +4,14 @@ import json
 
 import pytest
 
-from data_recipes.negate import NegationPair, Statement, build, country_statements, evaluate_negation, pair_records, truth_table
-from distill.errors import RecipeError
+from data_recipes.negate import build, pair_records, truth_table
+from distill.errors import ConfigError, RecipeError
+from distill.evaluate.negation import NegationPair, evaluate_negation
 from distill.judges import TruthTable
+from distill.judges.base import Judge, Verdict
 from distill.negators import AnswerSwap, RuleNegator, measure_negator
 from distill.recipes import Run
+from distill.recipes.statements import Statement, country_statements, element_statements
 from distill.teachers.base import Scorer, TokenScores
 
 ROWS = [
@@ -28,7 +31,7 @@ def statements(tmp_path):
 
 def made(statements, **settings):
     with Run(None, quiet=True) as run:
-        return list(build(run=run, statements=statements, **settings)), run
+        return list(build(run=run, prompts=str(statements), **settings)), run
 
 
 def test_true_texts_are_positive_and_false_ones_negative_whoever_wrote_them(statements):
@@ -72,8 +75,70 @@ def test_a_negative_is_marked_where_it_parts_from_its_positive(statements):
 
 def test_what_cannot_be_negated_is_lost_by_name_and_counted(statements):
     _, run = made(statements)
-    assert run.accounts()["stages"] == [{"name": "negate", "in": 4, "out": 3, "lost": {"the negator has no negation for it": 1}}]
+    (stage,) = run.accounts()["stages"]
+    assert (stage["in"], stage["out"], stage["lost"]) == (4, 3, {"the negator has no negation for it": 1})
     assert run.counts["negation"] == {"right": 3}
+
+
+class Knows(Judge):
+    """Judges by a table in batches, with a reference of its own to how often it was asked."""
+
+    def __init__(self, truth):
+        self.truth, self.batches = truth, []
+
+    def judge(self, prompt, response, reference=()):
+        return Verdict(approved=self.truth.get(response), confidence=0.75, reason="asked")
+
+    def judge_many(self, prompts, responses, references=()):
+        self.batches.append(len(responses))
+        return [self.judge(*one) for one in zip(prompts, responses, strict=True)]
+
+
+def test_a_judge_is_asked_in_batches_and_its_verdict_is_evidence(statements, monkeypatch):
+    truth = {"Iron is not a metal.": False, "Wood is not a metal.": True}
+    judge = Knows(truth)
+    monkeypatch.setattr("distill.recipes.key.describe", lambda value: repr(type(value)))
+    monkeypatch.setattr("distill.recipes.run.describe", lambda value: {"it": 1})
+    records, run = made(statements, judge=judge, batch_size=2)
+    assert judge.batches == [2, 1]
+    assert run.counts["negation"] == {"right": 2, "not judged": 1}
+    assert run.counts["check"] == {"approved": 1, "rejected": 1, "abstained": 1}
+    assert {record.evidence["verdict"]["confidence"] for record in records} == {0.75}
+
+
+def test_a_new_judge_negates_nothing_again(statements, tmp_path):
+    calls = []
+
+    class Counting(RuleNegator):
+        def negate_many(self, prompts, responses, seed=0):
+            calls.append(len(responses))
+            return super().negate_many(prompts, responses, seed)
+
+    for truth in ({"Iron is not a metal.": False}, {"Wood is not a metal.": True}):
+        with Run(tmp_path / "run", quiet=True) as run:
+            judge = TruthTable(truth=truth)
+            assert len(list(build(run=run, prompts=str(statements), negator=Counting(), judge=judge))) == 2
+    assert calls == [4]
+
+
+def test_batches_of_any_size_give_the_same_records(statements):
+    assert made(statements, batch_size=1)[0] == made(statements, batch_size=3)[0]
+
+
+def test_a_wrong_limit_and_statements_of_no_kind_are_refused_at_once(statements):
+    with Run(None, quiet=True) as run:
+        with pytest.raises(ConfigError, match="limit is 0"):
+            build(run=run, prompts=str(statements), limit=0)
+        with pytest.raises(RecipeError, match="no such facts"):
+            build(run=run, prompts="facts:rivers")
+        with pytest.raises(RecipeError, match="further columns: topic"):
+            build(run=run, prompts="example:topics", judge=TruthTable())
+
+
+def test_the_packaged_statements_are_negated_rightly():
+    records, run = made("example:statements")
+    assert run.counts["negation"]["right"] >= 15 and set(run.counts["negation"]) == {"right"}
+    assert len(records) == 2 * run.counts["negation"]["right"]
 
 
 def test_a_negation_that_is_none_is_dropped_and_counted(statements):
@@ -132,6 +197,15 @@ class TestCountries:
         assert report.coverage > 0.99
         assert report.precision == 1.0
         assert report.unjudged == 0
+
+    def test_the_elements_too(self):
+        statements = list(element_statements())
+        report = measure_negator(RuleNegator(), [(one.text, one.is_true) for one in statements], truth_table(statements))
+        assert report.statements > 900 and report.coverage > 0.98 and report.precision == 1.0
+
+    def test_facts_are_named_like_any_source(self):
+        records, run = made("facts:countries", limit=8)
+        assert len(records) == 16 and run.counts["negation"] == {"right": 8}
 
     def test_another_seed_draws_other_wrong_facts(self):
         assert [one.text for one in country_statements(seed=0)] == [one.text for one in country_statements(seed=0)]
