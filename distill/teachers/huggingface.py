@@ -12,6 +12,7 @@ from distill.errors import TeacherError
 from distill.models import load_model, load_tokenizer, model_identity
 from distill.records import Prompt
 from distill.teachers.base import Chooser, Completion, Generator, Sampling, Scorer, TokenScores
+from distill.teachers.drawn_text import check_sampling, cut, said
 from distill.template import end_of_turn, prompt_tokens, response_tokens, stop_token_ids, token_texts
 
 if TYPE_CHECKING:
@@ -91,14 +92,14 @@ class HuggingFaceTeacher(Generator, Scorer, Chooser):
         """
         from distill.teachers.decoding import draw, inference
 
-        _check_sampling(sampling)
+        check_sampling(sampling)
         if not prompts:
             return []
         model, tokenizer = self._loaded
         ids = self._prompt_ids(prompts, sampling.max_tokens)
         ends = frozenset(stop_token_ids(tokenizer, model.generation_config))
         first_tokens = (response_tokens(text, tokenizer)[:1] for text in sampling.avoid_start)
-        stopped = (lambda drawn: _cut(self._text(drawn, ends), sampling.stop)[1]) if sampling.stop else None
+        stopped = (lambda drawn: cut(said(drawn, ends, tokenizer), sampling.stop)[1]) if sampling.stop else None
         with inference(model, self.threads):
             found = draw(
                 model,
@@ -113,7 +114,7 @@ class HuggingFaceTeacher(Generator, Scorer, Chooser):
             )
         completions: dict[Drawn, Completion] = {}
         for drawn in {one for several in found for one in several}:
-            text = _cut(self._text(drawn.ids, ends), sampling.stop)[0]
+            text = cut(said(drawn.ids, ends, tokenizer), sampling.stop)[0]
             completions[drawn] = Completion(text=text, tokens=len(drawn.ids), finish=drawn.finish, log_prob=drawn.log_prob)
         return [[completions[drawn] for drawn in several] for several in found]
 
@@ -185,44 +186,6 @@ class HuggingFaceTeacher(Generator, Scorer, Chooser):
                     f"{limit} that {self.model!r} reads; shorten it or lower max_tokens"
                 )
         return [known[prompt] for prompt in prompts]
-
-    def _text(self, ids: Sequence[int], ends: frozenset[int]) -> str:
-        """What was said: without the end of turn, and without control tokens, which are no text."""
-        tokenizer = self._loaded[1]
-        hidden = ends.union(tokenizer.all_special_ids)
-        # Decoders strip a leading space: a letter on both sides holds everything in place.
-        letter = response_tokens("a", tokenizer)
-        alone, both, whole = (
-            str(tokenizer.decode(some, clean_up_tokenization_spaces=False))
-            for some in (letter, letter * 2, [*letter, *(token for token in ids if token not in hidden), *letter])
-        )
-        return whole[len(alone) : len(whole) - (len(both) - len(alone))]
-
-
-def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first stop text, and whether there was one.
-
-    >>> _cut("Paris.\\nQ: And", ["\\n", "."])
-    ('Paris', True)
-    """
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return (text[: min(places)], True) if places else (text, False)
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    problems = {
-        f"n is {sampling.n}; expected at least 0": sampling.n < 0,
-        f"skip is {sampling.skip}; expected at least 0": sampling.skip < 0,
-        f"max_tokens is {sampling.max_tokens}; expected at least 1": sampling.max_tokens < 1,
-        f"temperature is {sampling.temperature}; expected 0 (greedy) or more": not 0 <= sampling.temperature < float("inf"),
-        f"top_p is {sampling.top_p}; expected more than 0 and at most 1": not 0 < sampling.top_p <= 1,
-        f"top_k is {sampling.top_k}; expected 0 (all) or more": sampling.top_k < 0,
-        "stop holds an empty text, which every completion contains; remove it": "" in sampling.stop,
-        "avoid_start holds an empty text, which has no first token; remove it": "" in sampling.avoid_start,
-    }
-    found = [problem for problem, wrong in problems.items() if wrong]
-    if found:
-        raise TeacherError(f"these settings cannot be sampled with: {'; '.join(found)}")
 
 
 def _name(dtype: Any) -> str:
