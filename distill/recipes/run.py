@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -86,6 +87,7 @@ class Run:
         self.estimate = Estimate() if dry_run else None
         self._lock: IO[str] | None = None
         self._cache: Cache | None = None
+        self._spent: Spent | None = None  # of a folder that is closed
         if self.folder is not None:
             try:
                 with full_disk_explained(self.folder):
@@ -250,7 +252,7 @@ class Run:
         """What the folder has used over all its restarts; without a folder, what this run has."""
         if self._cache is not None:
             return self._cache.spent()
-        return sum((stage.spent for stage in self.stages), Spent())
+        return self._spent or sum((stage.spent for stage in self.stages), Spent())
 
     @property
     def not_asked(self) -> int:
@@ -267,14 +269,15 @@ class Run:
 
     def close(self) -> None:
         """Let another process write the folder."""
-        for stage in self.stages:
-            stage.close()
-        if self._cache is not None:
-            cache, self._cache = self._cache, None
-            cache.close()
-        if self._lock is not None:
-            self._lock.close()  # the kernel drops the lock with the file, also when the process is killed
-            self._lock = None
+        with ExitStack() as last_first:
+            if self._lock is not None:
+                last_first.callback(self._lock.close)  # the kernel drops the lock with the file, also when the process is killed
+            if self._cache is not None:
+                last_first.callback(self._cache.close)
+                last_first.callback(self._note_spent, self._cache)
+            self._lock = self._cache = None
+            for stage in self.stages:
+                last_first.callback(stage.close)
 
     def __enter__(self) -> Run:
         return self
@@ -330,6 +333,10 @@ class Run:
         if before != now:
             cache.note("finished", False)
             cache.note(name, now)
+
+    def _note_spent(self, cache: Cache) -> None:
+        with suppress(RecipeError):  # whatever is wrong with the file has been said
+            self._spent = cache.spent()
 
     def _write_lost(self, path: Path) -> None:
         temporary = path.with_name(path.name + ".tmp")

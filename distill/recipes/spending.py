@@ -38,6 +38,11 @@ class Meter:
                 self._read[id(teacher)] = (teacher, now)
         return total
 
+    def counts(self, teachers: Sequence[Teacher]) -> bool:
+        """Whether any of them has ever counted anything; one that never did does not count at all."""
+        with self._lock:
+            return any(self._read[id(teacher)][1] != Usage() for teacher in teachers)
+
 
 class Budget:
     """What a folder may cost, over all its restarts; None is no limit.

@@ -23,7 +23,7 @@ from distill.recipes.cache import Outcome, Spent, StageCache, encoded
 from distill.recipes.key import digest
 from distill.recipes.progress import Progress
 from distill.recipes.spending import NOT_ASKED, Budget, Busy, Meter
-from distill.teachers.base import Teacher, Usage
+from distill.teachers.base import Teacher
 
 WINDOW = 8  # batches' worth of rows, in order, among which a batch of missing ones is collected
 AHEAD = 2  # batches for each worker that may be under way or wait for an earlier one
@@ -262,7 +262,7 @@ class Stage:
     def _keep(self, kept: list[tuple[bytes, bytes, bool, bytes]], outcomes: list[Outcome]) -> None:
         with self._lock:
             usage = self.asked.meter.since(self.asked.teachers)
-            if usage == Usage() and self._tokens is not None:  # a teacher that does not count
+            if self._tokens is not None and not self.asked.meter.counts(self.asked.teachers):
                 usage = replace(usage, completion_tokens=sum(self._tokens(one.value) for one in outcomes if not one.lost))
             spent = Spent(usage=usage, seconds=self._busy.end())
             self.asked.budget.add(usage)

@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,13 @@ SCRIPT = """
 import sys, time
 from distill.recipes import Lost, Run
 from distill.records import Message, Record
-folder, log = sys.argv[1], open(sys.argv[2], "a", buffering=1)
+from distill.teachers.base import Teacher
+folder, log, workers = sys.argv[1], open(sys.argv[2], "a", buffering=1), int(sys.argv[3])
+
+class Asked(Teacher):
+    concurrent = True
+    def identity(self):
+        return {}
 
 def sample(items):
     time.sleep(0.002 * len(items))
@@ -25,9 +32,11 @@ def sample(items):
 def label(items):
     return [Lost("undecided") if len(item.id) == 2 else item.value["texts"][0][:20] for item in items]
 
-with Run(folder, quiet=True) as run:
-    sampled = run.map("sample", ((f"q{n}", n) for n in range(300)), sample, key={"version": 1}, batch_size=8)
-    labelled = run.map("label", ((row.id, row.result) for row in sampled), label, key={"version": 1}, batch_size=7)
+with Run(folder, quiet=True, workers=workers) as run:
+    items = ((f"q{n}", n) for n in range(300))
+    sampled = run.map("sample", items, sample, key={"version": 1}, asks=Asked(), batch_size=8)
+    items = ((row.id, row.result) for row in sampled)
+    labelled = run.map("label", items, label, key={"version": 1}, asks=Asked(), batch_size=7)
     ask = (Message(role="user", content="מה?"),)
     run.write_records(
         Record(id=row.id, group=row.id, prompt=ask, response=row.result, polarity="positive", evidence=row.value)
@@ -37,8 +46,8 @@ with Run(folder, quiet=True) as run:
 ROWS = 300
 
 
-def start(folder: Path, log: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(log)])
+def start(folder: Path, log: Path, workers: int) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(log), str(workers)])
 
 
 def rows_logged(log: Path) -> int:
@@ -46,45 +55,47 @@ def rows_logged(log: Path) -> int:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes, without the time at which manifest and card were written."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]
+    """The bytes of records, card and lost rows (without the time at which they were written), and the rows of the accounts."""
     created = json.loads((folder / "records" / "manifest.json").read_bytes())["created"].encode()
-    return {str(file.relative_to(folder)): file.read_bytes().replace(created, b"") for file in files}
+    files = [*(folder / "records").iterdir(), folder / "lost.jsonl"]
+    found = {file.name: file.read_bytes().replace(created, b"") for file in files}
+    stages = json.loads((folder / "summary.json").read_bytes())["stages"]
+    return found | {stage["name"]: repr([stage["in"], stage["out"], stage["lost"]]).encode() for stage in stages}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[dict[str, bytes], float]:
+def whole(tmp_path_factory) -> tuple[dict[str, bytes], float, Path]:
     folder = tmp_path_factory.mktemp("whole")
     begun = time.monotonic()
-    assert start(folder / "run", folder / "log").wait() == 0
-    return everything(folder / "run"), time.monotonic() - begun
+    assert start(folder / "run", folder / "log", 1).wait() == 0
+    return everything(folder / "run"), time.monotonic() - begun, folder
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, whole, seed):
-    wanted, seconds = whole
-    chance = random.Random(seed)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, whole, workers):
+    wanted, seconds, _ = whole
+    chance = random.Random(workers)
     log = tmp_path / "log"
-    for _ in range(4):  # while sampling: after so many more rows, on a machine of any speed
-        done = rows_logged(log) + chance.randint(1, 60)
-        process = start(tmp_path / "run", log)
+    for _ in range(3):  # while sampling: after so many more rows, on a machine of any speed
+        done = rows_logged(log) + chance.randint(1, 70)
+        process = start(tmp_path / "run", log, workers)
         while rows_logged(log) < done and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     for _ in range(2):  # anywhere: while loading, labelling, writing, or after the end
-        process = start(tmp_path / "run", log)
+        process = start(tmp_path / "run", log, workers)
         time.sleep(chance.uniform(0.2, 0.95) * seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert start(tmp_path / "run", log).wait() == 0
+    assert start(tmp_path / "run", log, workers).wait() == 0
     assert everything(tmp_path / "run") == wanted
-    # Nothing that was kept is done again: each kill costs one batch of 8 at worst.
-    assert ROWS <= len((tmp_path / "log").read_text().split()) <= ROWS + 8 * 6
+    # Nothing that was kept is done again: each kill costs the batches that were under way at worst.
+    assert ROWS <= rows_logged(log) <= ROWS + 8 * workers * 5
 
 
 def test_a_finished_run_started_again_changes_nothing_and_computes_nothing(tmp_path, whole):
-    for _ in range(2):
-        assert start(tmp_path / "run", tmp_path / "log").wait() == 0
-        assert everything(tmp_path / "run") == whole[0]
-    assert len((tmp_path / "log").read_text().split()) == ROWS
+    shutil.copytree(whole[2], tmp_path, dirs_exist_ok=True)
+    assert start(tmp_path / "run", tmp_path / "log", 4).wait() == 0
+    assert everything(tmp_path / "run") == whole[0]
+    assert rows_logged(tmp_path / "log") == ROWS
