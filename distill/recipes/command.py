@@ -21,6 +21,8 @@ from distill.recipes.folder import Resume, full_disk_explained
 from distill.recipes.key import code_version, describe, digest, teachers_in
 from distill.recipes.progress import money
 from distill.recipes.run import Run
+from distill.recipes.served import with_server_classes
+from distill.recipes.shards import parse_shard
 from distill.recipes.spending import no_price
 from distill.settings import PARSER_MODE, parse, prepare
 from distill.teachers.base import Sampling, Teacher
@@ -30,7 +32,19 @@ if TYPE_CHECKING:
 
     from distill.records.manifest import Manifest
 
-_OWN = ("out", "preview", "resume", "fresh", "retry_lost", "extend", "workers", "max_cost", "max_tokens_total")
+_OWN = (
+    "out",
+    "preview",
+    "dry_run",
+    "shard",
+    "resume",
+    "fresh",
+    "retry_lost",
+    "extend",
+    "workers",
+    "max_cost",
+    "max_tokens_total",
+)
 BUDGET_SPENT = 3  # the exit code where rows were not asked because of the budget
 
 
@@ -45,7 +59,9 @@ def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
     module = load_recipe(name)
     program = program or f"distill recipe {name}"
     parser = recipe_parser(module, program)
-    settings = parse(parser, argv)
+    settings = parse(parser, with_server_classes(module.build, argv))
+    if settings.dry_run:
+        return _dry_run(module, parser, settings)
     if (settings.preview is None) == (settings.out is None):
         raise ConfigError("give either --out FOLDER (where the records go) or --preview N (print N records, write nothing)")
     if settings.preview is not None and settings.preview < 1:
@@ -63,6 +79,7 @@ def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
             workers=1 if folder is None else settings.workers,  # a preview asks no more than it prints
             max_cost=settings.max_cost,
             max_tokens=settings.max_tokens_total,
+            shard=None if settings.shard is None else parse_shard(settings.shard),
         ) as run:
             code = _run(run, module, parser, settings)
             if run.not_asked:
@@ -102,6 +119,15 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
     )
     parser.add_argument("--preview", type=int | None, default=None, help="print this many records and write nothing")
     parser.add_argument(
+        "--dry_run",
+        type=bool,
+        default=False,
+        help="check inputs and teachers, print prompts, tokens and cost; ask and write nothing",
+    )
+    parser.add_argument(
+        "--shard", type=str | None, default=None, help="i/n: only share i (from 0) of n shares of the prompts, for job arrays"
+    )
+    parser.add_argument(
         "--resume",
         type=Resume,
         default="if_possible",
@@ -137,6 +163,29 @@ def _shipped_config(module: ModuleType) -> Path | None:
     configs = "distill.configs" if find_spec("distill.configs") is not None else "configs"
     found = Path(str(files(configs).joinpath("recipe", f"{name}.yaml")))
     return found if found.is_file() else None
+
+
+def _dry_run(module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
+    shard = None if settings.shard is None else parse_shard(settings.shard)
+    with Run(None, dry_run=True, shard=shard, max_cost=settings.max_cost, max_tokens=settings.max_tokens_total) as run:
+        assert run.estimate is not None
+        built = parser.instantiate(settings)
+        arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, "config")}
+        _check_prices(run, arguments)
+        records = 0
+        try:
+            for _ in module.build(run=run, **arguments):
+                records += 1
+        except DistillError:
+            # What a recipe says of the answers that it did not get is no mistake; one in the items of a stage is.
+            if run.estimate.failed_within or not run.estimate.stages:
+                raise
+        print(run.estimate.table())
+        if records:
+            print(f"{records} records need no teacher")
+        if run.budget.max_cost is not None and run.estimate.cost > run.budget.max_cost:
+            print(f"It may cost more than --max_cost {run.budget.max_cost}, which stops it in time; the same command goes on")
+    return 0
 
 
 def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any) -> int:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import ipaddress
 import json
 import math
-import os
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
-from distill.errors import ConfigError, TeacherError
+from distill.errors import TeacherError
 from distill.records import Prompt
 from distill.teachers.base import Chooser, Completion, Failed, Generator, Price, Sampling, Usage
-from distill.teachers.server_link import Address, Link, Refused, Unanswered
+from distill.teachers.drawn_text import check_sampling
+from distill.teachers.server_address import Address, check_address, check_settings
+from distill.teachers.server_link import Link, Refused, Unanswered
 from distill.teachers.server_probe import Capabilities, Model, Probe
 from distill.teachers.server_reply import completions, option_log_probs, read_reply
 
 T = TypeVar("T")
-_OURS = {"model", "messages", "n", "seed", "temperature", "top_p", "top_k", "stop", "logprobs", "top_logprobs", "stream"}
-_OURS |= {"max_tokens", "max_completion_tokens"}
 _STOPS = 4  # more are an error with OpenAI; the rest is cut here
 _ROOM_TO_THINK = 256  # tokens
 
@@ -43,8 +42,9 @@ class ServerTeacher(Generator, Chooser):
     concurrency: requests under way, over all threads. requests_per_minute, tokens_per_minute: limits, 0 for none. timeout:
     seconds for one attempt. max_retries: further attempts after 429, 5xx, a timeout, a lost connection or a broken answer, each
     after a longer random pause, or the one that the server asks for. give_up_after: so many prompts in a row without
-    an answer end the run. price: of a million tokens; counted are the tokens that the server reports. None of these changes
-    the data.
+    an answer end the run. price: of a million tokens; counted are the tokens that the server reports.
+    batch_folder: generate by hosted batch files, at their price and in their time (hours); what was submitted is noted in this
+    folder, and never submitted again. None of these changes the data.
 
     Raises ConfigError for an address that is none, or a key that is not set.
     """
@@ -63,15 +63,17 @@ class ServerTeacher(Generator, Chooser):
     max_retries: int = 6
     give_up_after: int = 8
     price: Price | None = None
+    batch_folder: str | None = None
 
     def __post_init__(self) -> None:
-        _check_settings(self)
-        _check_address(self.base_url, self.api_key_env)
+        check_settings(self)
+        check_address(self.base_url, self.api_key_env)
         address = Address(
             **{name.name: getattr(self, name.name) for name in fields(Address)},
         )
         # In __dict__: they are no settings, and the settings are frozen.
         self.__dict__["_link"] = link = Link(address)
+        self.__dict__["_turn"] = asyncio.Lock()
         self.__dict__["_probe"] = Probe(link, Model(name=self.model, answers_as=self.answers_as, extra_body=self.extra_body))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,15 +105,19 @@ class ServerTeacher(Generator, Chooser):
 
     def check(self, sampling: Sampling, *, log_probs: bool = False) -> None:
         """Ask the server whether it can do this. Raises TeacherError with the remedy where not."""
-        _check_sampling(sampling)
+        check_sampling(sampling)
         self._line.run(self._check(sampling, log_probs))
+
+    def reads(self, sampling: Sampling) -> int:
+        """At most: once for each sample, where each has a seed and so a request of its own."""
+        return 1 if self.together or not sampling.temperature else max(sampling.n, 1)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt, in order; `Failed` for a prompt that the server does not answer.
 
         Raises TeacherError for what no prompt would survive: a wrong key, model or parameter, a dead server.
         """
-        _check_sampling(sampling)
+        check_sampling(sampling)
         if not prompts or not sampling.n:
             return [[] for _ in prompts]
         return self._line.run(self._generate(prompts, sampling))
@@ -161,7 +167,10 @@ class ServerTeacher(Generator, Chooser):
     async def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         plan = await self._plan(sampling)
         frames = [await self._messages(prompt) for prompt in prompts]
-        return await _gathered([self._row(prompt, frame, sampling, plan) for prompt, frame in zip(prompts, frames, strict=True)])
+        asks = [self._asks(prompt, frame, sampling, plan) for prompt, frame in zip(prompts, frames, strict=True)]
+        if self.batch_folder is not None:
+            return await self._by_batch(asks, sampling, plan)
+        return await _gathered([self._row([self._ask(ask, sampling, plan) for ask in several], sampling) for several in asks])
 
     async def _plan(self, sampling: Sampling) -> _Plan:
         if sampling.avoid_start:
@@ -174,36 +183,62 @@ class ServerTeacher(Generator, Chooser):
         # The same request for all only where nothing is lost by it: with seeds each sample has its own.
         several = sampling.n > 1 and sampling.temperature > 0
         together = several and (self.together or await self._asker.seed() in ("ignored", "refused")) and await self._asker.n()
-        return _Plan(together=together, log_probs=top > 0 and (raw or _is_plain(sampling)))
+        alone = sampling.temperature > 0 and not together and await self._asker.seed() == "alone"
+        return _Plan(together=together, alone=alone, log_probs=top > 0 and (raw or _is_plain(sampling)))
 
-    async def _row(self, prompt: Prompt, frame: _Frame, sampling: Sampling, plan: _Plan) -> list[Completion]:
+    def _asks(self, prompt: Prompt, frame: _Frame, sampling: Sampling, plan: _Plan) -> list[_Ask]:
+        """The requests that a prompt's samples need."""
         n, skip = sampling.n, sampling.skip
+        if not sampling.temperature:  # one answer, however often
+            return [_Ask(frame, 1, sampling.seed)]
+        if plan.together:
+            return [_Ask(frame, n, _seed(sampling.seed, prompt, f"{skip}+{n}"))]
+        return [_Ask(frame, 1, _seed(sampling.seed, prompt, str(skip + place))) for place in range(n)]
+
+    async def _row(self, asked: Sequence[Coroutine[Any, Any, list[Completion]]], sampling: Sampling) -> list[Completion]:
+        """One prompt's completions from its requests; one that fails is missed by the whole prompt."""
         try:
-            if not sampling.temperature:  # one answer, however often
-                return await self._ask(frame, sampling, plan, 1, sampling.seed) * n
-            if plan.together:
-                return await self._ask(frame, sampling, plan, n, _seed(sampling.seed, prompt, f"{skip}+{n}"))
-            asked = [self._ask(frame, sampling, plan, 1, _seed(sampling.seed, prompt, str(skip + i))) for i in range(n)]
-            return [one for several in await _gathered(asked) for one in several]
+            found = [one for several in await _gathered(asked) for one in several]
         except Unanswered as error:
-            await self._line.failed(error)
+            if self.batch_folder is None:
+                await self._line.failed(error)
             return Failed(f"no answer from the server ({error.kind})")
         except Refused as error:
             return Failed(self._own_fault(error))
+        return found if sampling.temperature else found * sampling.n
 
-    async def _ask(self, frame: _Frame, sampling: Sampling, plan: _Plan, n: int, seed: int) -> list[Completion]:
-        more: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed, **frame.flags}
-        more |= {"n": n} if n > 1 else {}
+    async def _by_batch(self, asks: Sequence[Sequence[_Ask]], sampling: Sampling, plan: _Plan) -> list[list[Completion]]:
+        from distill.teachers.server_batch import Batches
+
+        bodies = [await self._body(ask, sampling, plan) for several in asks for ask in several]
+        answers = iter(await Batches(self._line, Path(str(self.batch_folder))).answers(bodies))
+
+        async def read(ask: _Ask, answer: Mapping[str, Any] | Unanswered | Refused) -> list[Completion]:
+            if isinstance(answer, Unanswered | Refused):
+                raise answer
+            return self._read(answer, ask, sampling, plan)
+
+        return [await self._row([read(ask, next(answers)) for ask in several], sampling) for several in asks]
+
+    async def _ask(self, ask: _Ask, sampling: Sampling, plan: _Plan) -> list[Completion]:
+        body = await self._body(ask, sampling, plan)
+        tokens = ask.frame.tokens + ask.n * sampling.max_tokens
+        async with self._alone if plan.alone else contextlib.nullcontext():
+            return await self._line.ask(
+                "/chat/completions", body, lambda answer: self._read(answer, ask, sampling, plan), tokens=tokens
+            )
+
+    def _read(self, answer: Mapping[str, Any], ask: _Ask, sampling: Sampling, plan: _Plan) -> list[Completion]:
+        reply = read_reply(answer, model=self.answers_as or self.model, n=ask.n)
+        return completions(reply._replace(choices=reply.choices[: ask.n]), sampling, log_probs=plan.log_probs)
+
+    async def _body(self, ask: _Ask, sampling: Sampling, plan: _Plan) -> dict[str, Any]:
+        more: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": ask.seed, **ask.frame.flags}
+        more |= {"n": ask.n} if ask.n > 1 else {}
         more |= {"top_k": sampling.top_k} if sampling.top_k else {}
         more |= {"stop": list(sampling.stop[:_STOPS])} if sampling.stop else {}
         more |= {"logprobs": True} if plan.log_probs else {}
-        body = await self._asker.body(frame.messages, sampling.max_tokens, **more)
-
-        def read(answer: Mapping[str, Any]) -> list[Completion]:
-            reply = read_reply(answer, model=self.answers_as or self.model, n=n)
-            return completions(reply._replace(choices=reply.choices[:n]), sampling, log_probs=plan.log_probs)
-
-        return await self._line.ask("/chat/completions", body, read, tokens=frame.tokens + n * sampling.max_tokens)
+        return await self._asker.body(ask.frame.messages, sampling.max_tokens, **more)
 
     async def _choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[tuple[float, ...]]:
         top, _ = await self._asker.log_probs()
@@ -231,7 +266,7 @@ class ServerTeacher(Generator, Chooser):
         return (-math.inf,) * len(options)
 
     async def _messages(self, prompt: Prompt) -> _Frame:
-        """A prompt as the server takes it. Raises TeacherError where it would close the started answer that the prompt ends on."""
+        """A prompt as the server takes it. Raises TeacherError where it would close the started answer that it ends on."""
         messages = [{"role": message.role, "content": message.content} for message in prompt]
         tokens = sum(len(message.content) for message in prompt) // 3 + 4 * len(prompt)
         if prompt[-1].role != "assistant":
@@ -263,15 +298,21 @@ class ServerTeacher(Generator, Chooser):
         return link
 
     @property
+    def _alone(self) -> asyncio.Lock:
+        lock: asyncio.Lock = self.__dict__["_turn"]
+        return lock
+
+    @property
     def _asker(self) -> Probe:
         probe: Probe = self.__dict__["_probe"]
         return probe
 
 
 class _Plan(NamedTuple):
-    """together: all samples of a prompt in one request. log_probs: whether to ask for them."""
+    """together: all samples of a prompt in one request. alone: one request at a time. log_probs: whether to ask for them."""
 
     together: bool
+    alone: bool
     log_probs: bool
 
 
@@ -281,6 +322,14 @@ class _Frame(NamedTuple):
     messages: list[dict[str, str]]
     flags: dict[str, Any]
     tokens: int
+
+
+class _Ask(NamedTuple):
+    """One request: n samples of a prompt, by one seed."""
+
+    frame: _Frame
+    n: int
+    seed: int
 
 
 async def _gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -304,58 +353,3 @@ def _seed(seed: int, prompt: Prompt, sample: str) -> int:
 
 def _is_plain(sampling: Sampling) -> bool:
     return sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k
-
-
-def _check_settings(teacher: ServerTeacher) -> None:
-    problems = {
-        f"concurrency is {teacher.concurrency}; expected at least 1": teacher.concurrency < 1,
-        f"timeout is {teacher.timeout}; expected seconds above 0": not teacher.timeout > 0,
-        f"max_retries is {teacher.max_retries}; expected at least 0": teacher.max_retries < 0,
-        f"give_up_after is {teacher.give_up_after}; expected at least 1": teacher.give_up_after < 1,
-        "requests_per_minute and tokens_per_minute are 0 (no limit) or more": min(
-            teacher.requests_per_minute, teacher.tokens_per_minute
-        )
-        < 0,
-        "model is empty; give its name on the server": not teacher.model,
-    }
-    found = [problem for problem, wrong in problems.items() if wrong]
-    ours = sorted(_OURS.intersection(teacher.extra_body))
-    if ours:
-        found.append(f"extra_body holds {', '.join(ours)}, which distill sets itself (from model and sampling)")
-    try:
-        json.dumps(dict(teacher.extra_body))
-    except (TypeError, ValueError) as error:
-        found.append(f"extra_body is no JSON ({error})")
-    if found:
-        raise ConfigError(f"ServerTeacher: {'; '.join(found)}")
-
-
-def _check_address(base_url: str | None, api_key_env: str) -> None:
-    parts = urlsplit(base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            f"base_url {parts.path or base_url!r} is no server's address; expected something like http://localhost:8000/v1"
-        )
-    if parts.username or parts.password or parts.query:
-        raise ConfigError("base_url holds a key or password; put the key into a variable and name that by api_key_env")
-    if api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_env):
-        # Not repeated: it may well be the key.
-        raise ConfigError("api_key_env is no name of an environment variable; the key itself belongs into the variable, not here")
-    if api_key_env and not os.environ.get(api_key_env) and not _is_local(parts.hostname):
-        raise ConfigError(
-            f"the environment variable {api_key_env} is not set; put the key for {parts.hostname} into it, name another by "
-            'api_key_env, or, for a server without keys, give api_key_env ""'
-        )
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    from distill.teachers.huggingface import _check_sampling as check
-
-    check(sampling)

@@ -11,13 +11,13 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from distill.errors import TeacherError
-from distill.teachers.base import Price, Usage
+from distill.teachers.base import Usage
+from distill.teachers.server_address import Address
 from distill.teachers.server_limits import Pace, asked_wait
 
 if TYPE_CHECKING:
@@ -55,21 +55,6 @@ class Refused(Exception):
 
 class NotThere(TeacherError):
     """HTTP 404: no such path, or no such model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where a server is and how to ask it. The key itself is read when the line is opened, and kept nowhere else."""
-
-    base_url: str | None
-    api_key_env: str
-    timeout: float
-    max_retries: int
-    give_up_after: int
-    concurrency: int
-    requests_per_minute: float
-    tokens_per_minute: float
-    price: Price | None
 
 
 class Link:
@@ -126,6 +111,54 @@ class Link:
         read: raises Unanswered for an answer that is worth another try. tokens: about how many it will cost. Raises Refused and
         Unanswered, which may be the prompt's own fault, and TeacherError for what would happen to every request.
         """
+
+        async def once() -> T:
+            reply = _json(await self._once(lambda: self._send(path, body), tokens), self._clean)
+            self.account(reply, tokens)
+            return read(reply)
+
+        return await self._persist(once, retries)
+
+    async def fetch(self, path: str) -> str:
+        """The text of a file on the server. Raises as `ask` does."""
+        return await self._persist(lambda: self._once(lambda: self._send(path, None), 0), None)
+
+    async def upload(self, name: str, content: bytes) -> str:
+        """Put a file of requests on the server: its id there. Raises as `ask` does."""
+
+        async def send() -> str:
+            return str((await self._client.files.create(file=(name, content), purpose="batch")).id)
+
+        return await self._persist(lambda: self._once(send, 0), None)
+
+    async def failed(self, error: Unanswered) -> None:
+        """Account for a request that was given up. Raises TeacherError where the server is dead rather than the prompt odd."""
+        self._failed_in_a_row = failed = self._failed_in_a_row + 1
+        tries = self.address.max_retries + 1
+        if failed >= self.address.give_up_after:
+            raise TeacherError(
+                f"{failed} requests in a row failed {tries} times each at {self.where}, the last with "
+                f"{error.detail}. What is done is kept: see to the server, or lower concurrency (now "
+                f"{self.address.concurrency}), and run the same command again"
+            )
+        try:
+            await self.ask("/models", None, lambda reply: None, retries=1)
+        except Unanswered as sick:
+            raise TeacherError(
+                f"the server at {self.where} failed {tries} times ({error.detail}) and does not list its models either "
+                f"({sick.detail}). What is done is kept: see to the server and run the same command again"
+            ) from None
+        except (Refused, NotThere):
+            pass  # it answers: that is enough
+        self._failed_in_a_row = failed
+
+    @property
+    def ever_succeeded(self) -> bool:
+        """Whether some completion came back: then what is refused later is that prompt's own fault."""
+        with self._lock:
+            return self._usage.completion_tokens > 0
+
+    async def _persist(self, do: Callable[[], Awaitable[T]], retries: int | None) -> T:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
         attempts = AsyncRetrying(
@@ -134,46 +167,21 @@ class Link:
             retry=retry_if_exception_type(Unanswered),
             reraise=True,
         )
-        async for attempt in attempts:
-            with attempt:
-                found = read(await self._once(path, body, tokens))
+        found: T = await attempts(do)
         self._failed_in_a_row = 0
         return found
 
-    async def failed(self, error: Unanswered) -> None:
-        """Account for a request that was given up. Raises TeacherError where the server is dead rather than the prompt odd."""
-        self._failed_in_a_row += 1
-        tries = self.address.max_retries + 1
-        if self._failed_in_a_row >= self.address.give_up_after:
-            raise TeacherError(
-                f"{self._failed_in_a_row} requests in a row failed {tries} times each at {self.where}, the last with "
-                f"{error.detail}. What is done is kept: see to the server, or lower concurrency (now {self.address.concurrency}), "
-                "and run the same command again"
-            )
-        try:
-            await self._once("/models", None, 0)
-        except Unanswered as sick:
-            raise TeacherError(
-                f"the server at {self.where} failed {tries} times ({error.detail}) and does not list its models either "
-                f"({sick.detail}). What is done is kept: see to the server and run the same command again"
-            ) from None
-        except Refused:
-            pass  # it answers: that is enough
-
-    @property
-    def ever_succeeded(self) -> bool:
-        """Whether some completion came back: then what is refused later is that prompt's own fault."""
-        with self._lock:
-            return self._usage.completion_tokens > 0
-
-    async def _once(self, path: str, body: Mapping[str, Any] | None, tokens: int) -> Any:
+    async def _once(self, send: Callable[[], Awaitable[str]], tokens: int) -> str:
+        """One attempt, within the limits: what the server sends, or an error that says whether another one may help."""
         import openai
 
         async with self._places:
             await self._pace.turn(tokens)
             try:
+                with self._lock:
+                    self._usage += Usage(requests=1)
                 async with asyncio.timeout(self.address.timeout):
-                    text = await self._send(path, body)
+                    text = await send()
             except openai.APIStatusError as error:
                 self._answered = True
                 raise self._judged(error) from None
@@ -187,18 +195,9 @@ class Link:
                     ) from None
                 raise Unanswered("connection lost", f"a lost connection ({cause})") from None
             self._answered = True
-            try:
-                reply = json.loads(text)
-            except ValueError:
-                raise Unanswered("broken answer", f"an answer that is no JSON: {self._clean(text)[:80]!r}") from None
-            if not isinstance(reply, dict):
-                raise Unanswered("broken answer", f"an answer that is no JSON object: {self._clean(text)[:80]!r}")
-            self._account(reply, tokens)
-            return reply
+            return text
 
     async def _send(self, path: str, body: Mapping[str, Any] | None) -> str:
-        with self._lock:
-            self._usage += Usage(requests=1)
         import httpx2
 
         if body is None:
@@ -207,7 +206,8 @@ class Link:
             answer = await self._client.post(path, body=dict(body), cast_to=httpx2.Response)
         return answer.text
 
-    def _account(self, reply: Mapping[str, Any], reserved: int) -> None:
+    def account(self, reply: Mapping[str, Any], reserved: int) -> None:
+        """Count the tokens that a reply reports."""
         used = reply.get("usage")
         if not isinstance(used, Mapping):
             return
@@ -219,7 +219,7 @@ class Link:
 
     def _judged(self, error: APIStatusError) -> Exception:
         """What an HTTP status means for the run: try again, this prompt's fault, or nothing will ever come."""
-        status, said = error.status_code, self._said(error)
+        status, said = error.status_code, self.said(error.body)
         if status == 429 and re.search("insufficient_quota|billing|credit", said):
             return TeacherError(f"the server at {self.where} says that the account is used up (HTTP 429: {said})")
         if status in _PASSING:
@@ -244,8 +244,8 @@ class Link:
         kind = NotThere if status == 404 else TeacherError
         return kind(f"the server at {self.where} refused it with HTTP {status}{f': {said}' if said else ''}; {remedy}")
 
-    def _said(self, error: APIStatusError) -> str:
-        body = error.body
+    def said(self, body: object) -> str:
+        """The words of an error's body, without the key."""
         inner = body.get("error", body) if isinstance(body, dict) else body
         text = inner.get("message") or inner.get("detail") or json.dumps(inner) if isinstance(inner, dict) else inner
         code = inner.get("code") or inner.get("type") if isinstance(inner, dict) else None
@@ -288,6 +288,16 @@ class Link:
             # A redirect would carry the key and the prompts to another address.
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, limits=limits),
         )
+
+
+def _json(text: str, clean: Callable[[str], str]) -> Mapping[str, Any]:
+    try:
+        reply = json.loads(text)
+    except ValueError:
+        reply = None
+    if not isinstance(reply, dict):
+        raise Unanswered("broken answer", f"an answer that is no JSON object: {clean(text)[:80]!r}")
+    return reply
 
 
 def _pause(state: RetryCallState) -> float:

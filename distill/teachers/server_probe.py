@@ -12,14 +12,19 @@ from distill.errors import TeacherError
 from distill.teachers.server_link import Link, NotThere, Refused, Unanswered
 from distill.teachers.server_reply import Reply, read_reply
 
-PLAIN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-"""The model's own distribution: vLLM would else apply what the model's generation_config.json says."""
+# The model's own distribution, where the server would else apply what the model's generation_config.json says: vLLM and its
+# likes take these parameters, `transformers serve` a whole config as text. Without it, it is greedy at any temperature.
+_PARAMETERS = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+_CONFIG = {"top_k": 0, "repetition_penalty": 1.0}
 _TOPS = (20, 5)  # top_logprobs: what OpenAI and vLLM give at most, and what stricter servers do
+_LONG_TOKEN = 12  # characters; sixteen tokens are more in any language with vowels
 _COLOURS = ({"role": "user", "content": "Name three colours."},)
 _RANDOM = ({"role": "user", "content": "Write a few random words."},)
 _STARTED = (*_RANDOM, {"role": "assistant", "content": "One"})
 
 Seed = Literal["honoured", "alone", "ignored", "refused", "constant"]
+Plain = Literal["parameters", "generation_config"]
+_PLAINS: tuple[Plain | None, ...] = ("parameters", "generation_config", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +34,10 @@ class Capabilities:
     models: what it lists. n: several completions in one request. log_probs: of generated tokens; top_log_probs: how many at each
     place. raw_log_probs: whether they are the model's own, before temperature. seed: "honoured" also among other requests,
     "alone" only where no other request is under way, "ignored" (dropped), "refused" (an error), "constant" (every seed says the
-    same). stop, top_k, json_schema: whether they change the text. plain: whether it takes top_k, min_p and repetition_penalty,
-    so that its own defaults can be switched off. continues: how it goes on with an assistant's last message, by vLLM's flags or
-    by itself. prompt_scoring: by which parameter it scores a prompt. counts: whether it reports tokens. thinks: whether it
-    reasons before it answers.
+    same). stop, top_k, json_schema: whether they change the text. plain: how its own sampling defaults, which are the model's
+    generation_config.json with most servers, are switched off; None where they cannot be, or there are none. continues: how it
+    goes on with an assistant's last message, by vLLM's flags or by itself. prompt_scoring: by which parameter it scores a
+    prompt. counts: whether it reports tokens. thinks: whether it reasons before it answers.
     """
 
     models: tuple[str, ...] = ()
@@ -44,7 +49,7 @@ class Capabilities:
     json_schema: bool = False
     stop: bool = False
     top_k: bool = False
-    plain: bool = False
+    plain: Plain | None = None
     continues: Literal["flags", "itself"] | None = None
     prompt_scoring: Literal["prompt_logprobs", "echo"] | None = None
     counts: bool = False
@@ -56,7 +61,7 @@ class Accepted:
     """What the first request settles: which parameters may be sent at all."""
 
     max_tokens: str
-    plain: bool
+    plain: Plain | None
     seed: bool
     counts: bool
     thinks: bool
@@ -138,28 +143,26 @@ class Probe:
         accepted = await self.accepted()
         if not accepted.seed:
             more.pop("seed", None)
-        return {**(PLAIN if accepted.plain else {}), **self._frame(messages), accepted.max_tokens: max_tokens, **more}
+        return self._body(messages, {accepted.max_tokens: max_tokens, **more}, accepted.plain)
 
     # Each of these asks the least that tells.
 
     async def _accepted(self) -> Accepted:
-        max_tokens, plain, seed = "max_tokens", True, True
+        max_tokens, plains, seed = "max_tokens", list(_PLAINS), True
         while True:
-            more: dict[str, Any] = {max_tokens: 16, "temperature": 1, "top_p": 1}
+            more: dict[str, Any] = {max_tokens: 16, "temperature": 1, "top_p": 1, **({"seed": 1} if seed else {})}
             try:
-                reply = await self._send(
-                    {**(PLAIN if plain else {}), **self._frame(_COLOURS), **more, **({"seed": 1} if seed else {})}
-                )
+                reply = await self._send(self._body(_COLOURS, more, plains[0]))
                 break
             except NotThere as error:
                 raise TeacherError(f"{error}{await self._serves()}") from None
             except Refused as error:
                 if max_tokens == "max_tokens" and "max_completion_tokens" in error.said:
                     max_tokens = "max_completion_tokens"
-                elif plain:
-                    plain = False
+                elif plains[0]:
+                    del plains[0]
                 elif seed:
-                    seed = False
+                    seed, plains = False, list(_PLAINS)
                 else:
                     raise TeacherError(
                         f"the server at {self._link.where} does not answer for model {self._model.name!r}: {error}"
@@ -172,7 +175,7 @@ class Probe:
         first = reply.choices[0]
         return Accepted(
             max_tokens=max_tokens,
-            plain=plain,
+            plain=plains[0],
             seed=seed,
             counts=reply.prompt_tokens is not None and reply.completion_tokens is not None,
             thinks=first.thought or first.text.lstrip().startswith("<think>"),
@@ -235,12 +238,11 @@ class Probe:
     async def _stop(self) -> bool:
         vowels = ["a", "e", "i", "o"]
         reply = await self._try(_COLOURS, 16, temperature=1, stop=vowels)
-        # Some servers leave the stop text at the end.
-        return reply is not None and not any(vowel in reply.choices[0].text[:-1] for vowel in vowels)
+        text = "" if reply is None else reply.choices[0].text
+        # Some servers leave the stop text, or the token that holds it, at the end.
+        return reply is not None and len(text) - min(text.find(vowel) % (len(text) + 1) for vowel in vowels) <= _LONG_TOKEN
 
     async def _top_k(self) -> bool:
-        if not (await self.accepted()).plain:
-            return False
         said = [await self._try(_RANDOM, 12, temperature=1.5, top_p=1, top_k=1, seed=seed) for seed in (1, 2, 3)]
         return None not in said and len({reply.choices[0].text for reply in said if reply is not None}) == 1
 
@@ -301,8 +303,14 @@ class Probe:
 
         return await self._link.ask("/chat/completions", body, read, tokens=100, retries=retries)
 
-    def _frame(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        return {**self._model.extra_body, "model": self._model.name, "messages": list(messages)}
+    def _body(self, messages: Sequence[Mapping[str, str]], more: dict[str, Any], plain: Plain | None) -> dict[str, Any]:
+        defaults: dict[str, Any] = dict(_PARAMETERS) if plain == "parameters" else {}
+        if plain == "generation_config":
+            top_k = {"top_k": more["top_k"]} if "top_k" in more else {}
+            more = {name: value for name, value in more.items() if name != "top_k"}
+            config = {**_CONFIG, **top_k, "do_sample": bool(more.get("temperature", 1))}
+            defaults["generation_config"] = json.dumps(config)
+        return {**defaults, **self._model.extra_body, "model": self._model.name, "messages": list(messages), **more}
 
     async def _serves(self) -> str:
         models = await self.models()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from distill.errors import TeacherError
 from distill.teachers.base import Completion, Sampling
+from distill.teachers.drawn_text import cut
 from distill.teachers.server_link import Refused, Unanswered
 
 _DATE = re.compile(r"(-\d{4}-?\d{2}-?\d{2}|@[^/]*|:latest)$")
@@ -84,7 +85,7 @@ def completions(reply: Reply, sampling: Sampling, *, log_probs: bool) -> list[Co
     made = []
     for place, choice in enumerate(reply.choices):
         counted = len(choice.tokens) or (0 if total is None else len(range(place, total, len(reply.choices))))
-        text = _before(choice.text, sampling.stop)
+        text, _ = cut(choice.text, sampling.stop)
         kept = choice.tokens
         if text != choice.text:
             kept = tuple(_until(choice.tokens, len(text)))
@@ -128,11 +129,6 @@ def _token(token: Mapping[str, Any]) -> Token:
 def _number(value: Any) -> float:
     """JSON has no -inf; vLLM writes -9999 for it."""
     return -math.inf if value is None or float(value) <= -9999 else float(value)
-
-
-def _before(text: str, stops: Sequence[str]) -> str:
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(places)] if places else text
 
 
 def _until(tokens: Sequence[Token], length: int) -> Iterator[Token]:
