@@ -68,7 +68,7 @@ class Cache:
                 _refuse_cut(self.path)
             else:
                 create(self.path)
-            self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(self.path, timeout=1, isolation_level=None, check_same_thread=False)
             # The folder's own lock keeps others out, so the log's index can live in memory: it works on network drives too.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode = WAL")

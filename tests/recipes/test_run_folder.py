@@ -8,6 +8,7 @@ import pytest
 
 from distill.errors import RecipeError, RecordError
 from distill.recipes import Lost, Run
+from distill.recipes.stage import _Seen
 
 HOLD = "import sys, time; from distill.recipes import Run; run = Run(sys.argv[1]); print('held', flush=True); time.sleep(60)"
 
@@ -83,14 +84,15 @@ def test_where_no_row_became_a_record_the_accounts_are_written_before_the_error(
 MEMORY = """
 import sys
 from distill.recipes import Lost, Run
+from distill.recipes.stage import _Seen
 import numpy
 def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024  # MB
-def work(items): return [{"text": "x" * 2000, "n": item.value} for item in items]
+def work(items): return [{"text": "x" * 10000, "n": item.value} for item in items]
 before = peak()
 with Run(sys.argv[1], quiet=True) as run:
-    rows = run.map("ask", ((f"q{n}", n) for n in range(30000)), work, key={}, batch_size=64)
-    chained = run.map("again", ((row.id, row.result["n"]) for row in rows), work, key={}, batch_size=64)
-    assert sum(1 for row in chained) == 30000
+    rows = run.map("ask", ((f"q{n}", n) for n in range(6000)), work, key={}, batch_size=16)
+    chained = run.map("again", ((row.id, row.result["n"]) for row in rows), work, key={}, batch_size=16)
+    assert sum(1 for row in chained) == 6000
     run.finish()
 print(peak() - before)
 """
@@ -104,3 +106,11 @@ def test_memory_does_not_hold_the_results(tmp_path):
         )
         size = sum(file.stat().st_size for file in (tmp_path / "stages").iterdir()) / 2**20
         assert size > 110 and grown < 50, (grown, size, time.monotonic() - start)
+
+
+def test_ids_are_known_again_however_many_there_are_at_8_bytes_each():
+    seen = _Seen()
+    assert all(seen.add(f"q{number}") for number in range(200_000))
+    assert len(seen._latest) <= 1 << 16 and seen._older.itemsize == 8
+    assert not any(seen.add(f"q{number}") for number in range(0, 200_000, 100))
+    assert seen.add("another")
