@@ -86,7 +86,8 @@ class Bm25Searcher(Searcher):
             except OSError:  # another process was quicker: its index is the same
                 shutil.rmtree(partial)
         opened = bm25s.BM25.load(folder, mmap=True, load_corpus=True, allow_pickle=False, show_progress=False, verbosity=0)
-        return opened, opened.corpus
+        passages, opened.corpus = opened.corpus, None  # else a search reads the passages too, and gives no places
+        return opened, passages
 
     def _built(self) -> tuple[bm25s.BM25, list[dict[str, str]]]:
         import bm25s

@@ -27,9 +27,11 @@ class _Window(NamedTuple):
 class _Fit(NamedTuple):
     """How a window fits: shares (0 to 1) of what it should say, the names and numbers that it lacks, and those in their place."""
 
+    about: bool  # the names and numbers that were given are in it
     topic: float
     said: float
     missing: frozenset[str]
+    unsure: frozenset[str]  # missing too, but perhaps no name
     rivals: frozenset[str]
 
 
@@ -67,9 +69,9 @@ class OverlapEntailment(Judge):
         if not added or not windows:
             return Verdict(approved=None, reason=NOT_FOUND, evidence={})
         fits = [(_fit(asked, claim, added, window.terms), window) for window in windows]
-        supporting = [one for one in fits if not one[0].missing and one[0].said >= self.support and one[0].topic >= self.topic]
-        fit, window = max(supporting or fits, key=lambda one: (one[0].topic + one[0].said, -one[1].passage))
-        refutes = not supporting and fit.topic >= self.topic and bool(fit.missing and fit.rivals)
+        supporting = [(fit, window) for fit, window in fits if self._supports(fit)]
+        fit, window = max(supporting or fits, key=lambda one: (one[0].about, one[0].topic + one[0].said, -one[1].passage))
+        refutes = not supporting and fit.about and fit.topic >= self.topic and bool(fit.missing and fit.rivals)
         evidence: dict[str, object] = {
             "passage": window.passage,
             "text": window.text,
@@ -85,6 +87,10 @@ class OverlapEntailment(Judge):
         confidence = min(fit.topic, fit.said) if supporting else fit.topic
         return Verdict(approved=approved, confidence=confidence, reason=SUPPORTED if approved else REFUTED, evidence=evidence)
 
+    def _supports(self, fit: _Fit) -> bool:
+        complete = fit.about and not fit.missing and not fit.unsure
+        return complete and fit.said >= self.support and fit.topic >= self.topic
+
 
 def _windows(place: int, passage: str) -> Iterator[_Window]:
     """Each sentence, and each with the next: the second of two often has the subject in the first."""
@@ -99,14 +105,25 @@ def _windows(place: int, passage: str) -> Iterator[_Window]:
 def _fit(asked: Terms, claim: Terms, added: frozenset[str], window: Terms) -> _Fit:
     numbers, names = claim.numbers & added - window.all, claim.names & added - window.all
     # An opening is a name where nothing says otherwise: "Odesa is the capital."
-    openings = claim.openings & added - window.all if not numbers | names else frozenset()
-    missing = numbers | names | openings
+    subjects = claim.subjects & added - window.all if not numbers | names else frozenset()
     others = window.all - asked.all - claim.all
     rivals = others & (window.numbers if numbers else frozenset())
-    rivals |= others & (window.names | window.openings if names | openings else frozenset())
+    rivals |= others & (window.names | window.openings if names | subjects else frozenset())
+    # What the response says of something else than was asked, or of nobody in the window, the window cannot know.
+    repeated = (claim.names | claim.numbers | claim.openings) - added
+    given = asked.names | asked.numbers
+    about = repeated <= window.all and len(given & window.all) >= len(given) / 2
+    missing = numbers | names | subjects
     subject = (asked.all | claim.all) - missing
-    specific = asked.names | asked.numbers | claim.names | claim.numbers
-    return _Fit(_share(subject, window.all, specific), _share(added, window.all, specific), missing, rivals)
+    specific = given | claim.names | claim.numbers
+    return _Fit(
+        about=about,
+        topic=_share(subject, window.all, specific),
+        said=_share(added, window.all, specific),
+        missing=missing,
+        unsure=(claim.openings & added) - window.all - missing,
+        rivals=rivals,
+    )
 
 
 def _share(wanted: frozenset[str], found: frozenset[str], specific: frozenset[str]) -> float:

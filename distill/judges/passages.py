@@ -13,7 +13,8 @@ from typing import Any
 from distill.errors import ConfigError
 from distill.judges.sentences import sentence_spans
 
-_HEADING = re.compile(r"\s*(?:#{1,6}\s+(?P<hashes>.+?)\s*#*|(?P<level>=+)(?P<equals>[^=]+)[=\s]+)\s*")
+# "## Uses" and " = = Uses = = " are headings of level 2.
+_HEADING = re.compile(r"\s*(?P<level>#{1,6}(?=\s)|(?:=\s*)+)\s*(?P<name>[^=#].*?)\s*(?:#+|(?:=\s*)+)?\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +69,13 @@ def _text_passages(path: Path, words: int) -> Iterator[Passage]:
     article, section = "", ""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
-            heading = _HEADING.fullmatch(line.rstrip("\n")) if line.lstrip()[:1] in ("#", "=") else None
+            heading = _HEADING.fullmatch(line)
             if heading is None:
-                title = f"{article}, {section}" if article and section else article or section
-                yield from _cut(f"{path.name}:{number}", line, title, words)
-                continue
-            name = (heading["hashes"] or heading["equals"]).strip()
-            # "= Title =" opens an article, "= = Section = =" a part of it.
-            top = line.lstrip().startswith("# ") or (heading["level"] or "").strip() == "=" and not name.startswith("=")
-            inner = bool(re.match(r"\s*(?:= ){2,}|\s*={2,}|\s*#{2,}", line))
-            article, section = (article, name) if inner else (name, "") if top else (article, name)
+                yield from _cut(f"{path.name}:{number}", line, ", ".join(filter(None, (article, section))), words)
+            elif len(re.sub(r"\s", "", heading["level"])) == 1:
+                article, section = heading["name"], ""
+            else:
+                section = heading["name"]
 
 
 def _rows(path: Path, suffix: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -9,7 +9,12 @@ from functools import lru_cache
 
 from distill.consensus.numbers import read_number
 
-_WORDS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
+_WORDS = re.compile(
+    r"\d+(?:,\d{3})*(?:\.\d+)?"
+    r"|\b(?:twen|thir|for|fif|six|seven|eigh|nine)ty-(?:one|two|three|four|five|six|seven|eight|nine)\b"
+    r"|[^\W\d_]+(?:['’][^\W\d_]+)?",
+    re.IGNORECASE,
+)
 # fmt: off
 _STOP = frozenset(re.findall(r"\w+", """
     a an the this that these those it its he him his she her hers they them their theirs we us our you your i me
@@ -31,12 +36,14 @@ _CONTRACTED = re.compile(r"n['’]t$")
 class Terms:
     """Stems of a text by kind, each in one of them.
 
-    names: capitalised words; openings: first words of sentences, which may be names; numbers: as plain digits ("1,000" and "1000"
-    are one); words: the rest without stop words. denies: whether there is an odd number of denials.
+    names: capitalised words; openings: first words of sentences, which may be names; subjects: those of them that look like one
+    ("Odesa is ..."); numbers: as plain digits ("1,000" and "1000" are one); words: the rest without stop words. denies: whether
+    there is an odd number of denials.
     """
 
     names: frozenset[str]
     openings: frozenset[str]
+    subjects: frozenset[str]
     numbers: frozenset[str]
     words: frozenset[str]
     denies: bool
@@ -57,6 +64,7 @@ def read_terms(text: str) -> Terms:
     """
     names: set[str] = set()
     openings: set[str] = set()
+    subjects: set[str] = set()
     numbers: set[str] = set()
     words: set[str] = set()
     denials = 0
@@ -76,16 +84,18 @@ def read_terms(text: str) -> Terms:
         elif (number := read_number(folded)) is not None and not number[1]:
             numbers.add(f"{number[0]:.12g}")
         elif piece[0].isupper():
-            # "Odesa is ..." and "Odesa." may begin with a name, "Sadly, ..." and "Reviewers praised ..." seldom do.
-            may_be = _AFTER_NAME.match(text, match.end())
-            kind = names if not (first and piece[1:].islower()) else openings if may_be else words
+            beside = text[match.end() : match.end() + 1]
+            kind = names if not (first and piece[1:].islower()) else words if beside == "," else openings
             kind.add(stem(folded))
+            if kind is openings and _AFTER_NAME.match(text, match.end()):
+                subjects.add(stem(folded))
         else:
             words.add(stem(folded))
         first = False
     return Terms(
         names=frozenset(names),
         openings=frozenset(openings - words - names),
+        subjects=frozenset(subjects - words - names),
         numbers=frozenset(numbers),
         words=frozenset(words - names),
         denies=denials % 2 == 1,
