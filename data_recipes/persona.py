@@ -6,8 +6,8 @@ Context distillation. Every record's prompt is the plain prompt; what the teache
 document of the row where there is a column of documents) stands in the evidence only.
 
 Source: Askell et al. 2021 (arXiv:2112.00861), sec. 2.3, context distillation of a prompt; Snell et al. 2022 (arXiv:2209.15189),
-who distil instructions, demonstrations and scratch-pads so. Askell et al. train on the teacher's distribution, Snell et al. on its
-texts; these records hold its texts. Deviation: negatives, the student's answers without the context.
+who distil instructions, demonstrations and scratch-pads so. Askell et al. train on the teacher's distribution, Snell et al. on
+its texts; these records hold its texts. Deviation: negatives, the student's answers without the context.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,10 +27,10 @@ from distill.consensus.equivalence import AnyOf, NormalisedMatch
 from distill.consensus.normalisation import normalise, short_answer
 from distill.consensus.numbers import NumberMatch
 from distill.errors import ConfigError, RecipeError
+from distill.judges.passages import Passage, read_passages
 from distill.prompt_file import load_prompt_file, nonce, user_message
 from distill.recipes import Answered, Ask, Item, Lost, Run, generate
-from distill.recipes.passages import Passage, Passages
-from distill.recipes.sources import find_source
+from distill.recipes.sources import example_file, find_source
 from distill.records import Message, Polarity, Prompt, Record, make_id
 from distill.teachers.base import Generator, Sampling
 
@@ -55,9 +56,9 @@ def build(
     run: Run,
     documents: str,
     teacher: Generator,
-    column: str | None = None,
-    longest: int = 600,
-    shortest: int = 120,
+    columns: tuple[str, ...] = ("text",),
+    longest: int = 100,
+    shortest: int = 20,
     tokenised: bool = False,
     number: int = 2,
     write_template: Path | None = None,
@@ -78,12 +79,12 @@ def build(
 
     Args:
         run: Where results are kept.
-        documents: A text file (a document a line), JSONL, CSV or Parquet, `datasets:NAME`, or `example:NAME`.
+        documents: A .txt or .md file (a paragraph a line, with headings), a .jsonl or .parquet file, or `example:NAME`.
         teacher: Writes the questions, and answers them.
-        column: The documents' column with the text; None: text, else prompt.
-        longest: Characters of a passage at most; a longer document gives several.
-        shortest: Characters of a passage at least; what is shorter, such as a heading, is left out.
-        tokenised: Undo the spaces and marks of WikiText.
+        columns: Of .jsonl and .parquet, those with the text.
+        longest: Words of a passage at most; a longer paragraph gives several, cut between sentences.
+        shortest: Words of a passage at least; what is shorter, such as a caption, is left out.
+        tokenised: Undo the spaces and marks of WikiText, and leave out passages with unknown words.
         number: Questions asked for in each reply.
         write_template: A Jinja file with the variables passage, number and nonce that asks for questions.
         answer_template: A Jinja file with the variables passage ("" for none), question and nonce that asks one.
@@ -106,15 +107,17 @@ def build(
     if student is None and (only_new or wrong_as_negative):
         named = "only_new" if only_new else "wrong_as_negative"
         raise ConfigError(f"{named} needs to know what the student says without the passage: give --student")
-    passages = Passages(source=documents, column=column, longest=longest, shortest=shortest, tokenised=tokenised)
-    if next(iter(passages), None) is None:
-        raise RecipeError(
-            f"{documents}: no passage of {shortest} to {longest} characters in it; lower shortest, or name a column"
+    if not 1 <= shortest <= longest:
+        raise ConfigError(
+            f"passages of {shortest} to {longest} words: the shortest has at least 1, and at most as many as the longest"
         )
+    passages = Documents(source=documents, columns=columns, longest=longest, shortest=shortest, tokenised=tokenised)
+    if next(iter(passages), None) is None:
+        raise RecipeError(f"{documents}: no passage of at least {shortest} words in it; lower shortest, or name the columns")
     writer = load_prompt_file(write_template or WRITE, package="data_recipes", name=WRITE.name)
     asker = load_prompt_file(answer_template or ANSWER, package="data_recipes", name=ANSWER.name)
     examples = read_shots(shots)
-    asks = (Ask(one.id, _write(writer, examples, one.text, number), one) for one in run.take(passages, limit=limit))
+    asks = (Ask(one.id, _write(writer, examples, one.whole, number), one) for one in run.take(passages, limit=limit))
     replies = generate(run, "write", asks, teacher, sampling, batch_size=batch_size)
     pairs = _checked(run, replies, in_passage=in_passage, alone=not passage_in_prompt)
     short = Sampling(temperature=0.0, max_tokens=32)
@@ -139,6 +142,39 @@ def build(
     )
 
 
+# WikiText and other corpora that were split into tokens: " , " and "@-@" as people write them.
+_TOKENISED = (
+    (re.compile(r" @([-.,])@ "), r"\1"),
+    (re.compile(r"\s+([,.;:!?)\]%]|'s\b|n't\b|')"), r"\1"),
+    (re.compile(r"([(\[$£])\s+"), r"\1"),
+    (re.compile(r'" ([^"]*?) "'), r'"\1"'),
+)
+_UNKNOWN = "<unk>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """The passages of a file that are worth asking about, streamed each time it is iterated."""
+
+    source: str
+    columns: tuple[str, ...]
+    longest: int
+    shortest: int
+    tokenised: bool
+
+    def __iter__(self) -> Iterator[Passage]:
+        kind, colon, name = self.source.partition(":")
+        path = example_file(name) if colon and kind == "example" else Path(self.source)
+        for passage in read_passages(path, columns=self.columns, words=self.longest):
+            if len(passage.text.split()) >= self.shortest and not (self.tokenised and _UNKNOWN in passage.text):
+                yield replace(passage, text=self._plain(passage.text), title=self._plain(passage.title))
+
+    def _plain(self, text: str) -> str:
+        for pattern, written in _TOKENISED if self.tokenised else ():
+            text = pattern.sub(written, text)
+        return " ".join(text.split())
+
+
 _PAIR = re.compile(
     r"^\W*(?:Q|Question)\s*\d*\s*[:.)]\s*(?P<question>\S[^\n]*?)\s*\n\s*\W*(?:A|Answer)\s*\d*\s*[:.)]\s*(?P<answer>\S[^\n]*?)\s*$",
     re.IGNORECASE | re.MULTILINE,
@@ -151,7 +187,7 @@ _POINTING = re.compile(
 
 
 def read_pairs(reply: str) -> list[tuple[str, str]]:
-    r"""The questions and answers of a reply, in the form `Q: ...` and `A: ...` on two lines; whatever has no such form is left out.
+    r"""The questions and answers of a reply, in the form `Q: ...` and `A: ...` on two lines; other lines are left out.
 
     >>> read_pairs("Q: How long is the Nile?\nA: 6,650 km\n\nQ2. Where does it")
     [('How long is the Nile?', '6,650 km')]
@@ -207,7 +243,7 @@ def _wrong(pair: Pair, *, in_passage: bool, alone: bool) -> str:
         return "no question"
     if is_abstention(pair.answer):
         return "the answer is an abstention"
-    if in_passage and answer not in f" {normalise(pair.passage.text)} ":
+    if in_passage and answer not in f" {normalise(pair.passage.whole)} ":
         return "the answer is not in the passage"
     if answer in question:
         return "the question gives the answer away"
@@ -259,7 +295,7 @@ def _records(
     wrong_as_negative: bool,
 ) -> Iterator[Record]:
     for name, pair, without in rows:
-        evidence: dict[str, Any] = {"passage": pair.passage.text, "passage_id": pair.passage.id}
+        evidence: dict[str, Any] = {"passage": pair.passage.whole, "passage_id": pair.passage.id}
         known = asked_student and _agrees(pair.answer, without, equivalence, "contains")
         if asked_student:
             run.count("without the passage the student", "knows it" if known else "does not know it")
@@ -267,7 +303,7 @@ def _records(
         if known and only_new:
             continue
         question = Message(role="user", content=pair.question)
-        prompt = (question if reader is None else _question(reader, pair.passage.text, pair.question),)
+        prompt = (question if reader is None else _question(reader, pair.passage.whole, pair.question),)
         texts: list[tuple[str, Polarity]] = [(pair.answer, "positive")]
         if wrong_as_negative and not known and without.strip() and not is_abstention(without):
             texts.append((without, "negative"))
@@ -327,7 +363,7 @@ def _answer(form: Template, shots: Iterable[Shot], pair: Pair) -> Prompt:
     for shot in shots:
         question, answer = shot.pairs[0]
         turns += [_question(form, shot.passage, question), Message(role="assistant", content=answer)]
-    return (*turns, _question(form, pair.passage.text, pair.question))
+    return (*turns, _question(form, pair.passage.whole, pair.question))
 
 
 def _question(form: Template, passage: str, question: str) -> Message:

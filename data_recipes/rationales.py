@@ -3,8 +3,8 @@
     distill recipe rationales --prompts 'train.jsonl?prompt=question&answers=answer&id=' --sampling.n 8 --out runs/rationales
 
 A teacher works each problem out several times. What ends in the accepted answer is positive. What does not is one record with a
-negative span: from the first step that an arithmetic judge refutes to the end; the steps before it are trained neither way. Where
-no accepted answer is known, the samples vote.
+negative span: from the first wrong step to the end, which is the first one that an arithmetic judge refutes, or whose result is
+in no right solution. The steps before it are trained neither way. Where no accepted answer is known, the samples vote.
 
 Source: STaR, Zelikman et al. 2022 (arXiv:2203.14465), sec. 3.1: rationales filtered by their answers, without its rationalisation
 (hints); self-consistency, Wang et al. 2022 (arXiv:2203.11171): the most frequent final answer. Deviation: wrong rationales are
@@ -43,7 +43,8 @@ SAMPLING = Sampling(n=4, temperature=0.7, max_tokens=256)
 FINAL = FinalNumber()
 STEPS = ArithmeticJudge()
 
-Unrefuted = Literal["skip", "departure", "whole"]
+FirstWrong = Literal["refuted", "either"]
+Unmarked = Literal["skip", "whole"]
 StepsBefore = Literal["ignore", "positive"]
 
 
@@ -78,7 +79,8 @@ def build(
     gold_solutions: bool = False,
     positives_per_question: int = 4,
     negatives_per_question: int = 2,
-    unrefuted: Unrefuted = "skip",
+    first_wrong: FirstWrong = "either",
+    unmarked: Unmarked = "skip",
     steps_before: StepsBefore = "ignore",
     limit: int | None = None,
     batch_size: int = 8,
@@ -99,8 +101,9 @@ def build(
         gold_solutions: Whether a solution that comes with the problem is a positive too.
         positives_per_question: At most so many right solutions of the teacher.
         negatives_per_question: At most so many wrong solutions.
-        unrefuted: What becomes of a wrong solution in which no step is refuted: no record; negative from the first step whose
-            result no right solution of the problem has; or negative as a whole.
+        first_wrong: Where a wrong solution begins to be wrong: at the first step that `steps` refutes, or either there or at the
+            first step whose result no right solution of the problem has, whichever comes first.
+        unmarked: What becomes of a wrong solution in which neither is found: no record, or negative as a whole.
         steps_before: Whether the steps before the first wrong one are trained as positive where the judge found them right.
         limit: Only the first so many problems.
         batch_size: Problems at a time; changes speed and memory, never the records.
@@ -121,16 +124,16 @@ def build(
     rows = generate(run, "solve", asks, teacher, sampling, batch_size=batch_size)
     claims = _graded(run, rows, judge, vote, template_in_record, gold_solutions)
     judged = asked(run, "steps", claims, steps)
-    return _records(run, judged, positives_per_question, negatives_per_question, unrefuted, steps_before)
+    return _records(run, judged, positives_per_question, negatives_per_question, (first_wrong, unmarked), steps_before)
 
 
 _NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
 def read_problem(question: Question) -> Problem:
-    """The problem in a question; an accepted answer that is worked out and ends in `#### 72` is a solution too."""
-    worked = next((answer for answer in question.answers if answer.rpartition("####")[0].strip()), "")
-    return Problem(question=question, solution=worked.strip())
+    """The problem in a question; an accepted answer of several lines, as GSM8K's that end in `#### 72`, is a solution too."""
+    worked = (answer.strip() for answer in question.answers)
+    return Problem(question=question, solution=next((answer for answer in worked if "\n" in answer), ""))
 
 
 def first_departure(text: str, right: Sequence[str]) -> int | None:
@@ -144,6 +147,8 @@ def first_departure(text: str, right: Sequence[str]) -> int | None:
     'They cost 7 * 2 = 14. That leaves 20 - 14 = 6.'
     """
     known = {value for one in right for value in _values(one)}
+    if not known:
+        return None
     for match in re.finditer(r"[^\n]+?(?:[.!?](?=\s)|(?=\n)|$)", text):
         results = _values(match.group().rpartition("=")[2]) if "=" in match.group() else []
         if results and results[-1] not in known:
@@ -218,7 +223,12 @@ def _grades(value: dict[str, Any], judge: Judge, vote: float) -> dict[str, Any]:
 
 
 def _records(
-    run: Run, judged: Iterable[Judged], positives: int, negatives: int, unrefuted: Unrefuted, steps_before: StepsBefore
+    run: Run,
+    judged: Iterable[Judged],
+    positives: int,
+    negatives: int,
+    wrong: tuple[FirstWrong, Unmarked],
+    steps_before: StepsBefore,
 ) -> Iterator[Record]:
     for _, rows in groupby(judged, key=lambda one: one.claim.carried.problem.question.id):
         several = list(rows)
@@ -228,8 +238,9 @@ def _records(
         for claim, verdict in several:
             solution: Solution = claim.carried
             polarity: Polarity = "positive" if solution.right else "negative"
-            refuted = next((span for span in verdict.spans if span.polarity == "negative"), None)
-            start, outcome = _judged_start(solution, claim.response, refuted, known, unrefuted)
+            refuted = next((span.start for span in verdict.spans if span.polarity == "negative"), None)
+            departure = None if solution.right or wrong[0] == "refuted" else first_departure(claim.response, known)
+            start, outcome = _start(solution, refuted, departure, wrong[1])
             run.count("solution", outcome)
             if start is None or (solution.by != "given" and left[polarity] == 0):
                 continue
@@ -241,18 +252,17 @@ def _records(
             yield _record(claim, verdict, polarity, spans, outcome)
 
 
-def _judged_start(
-    solution: Solution, text: str, refuted: Span | None, known: Sequence[str], unrefuted: Unrefuted
-) -> tuple[int | None, str]:
+def _start(solution: Solution, refuted: int | None, departure: int | None, unmarked: Unmarked) -> tuple[int | None, str]:
     """Where the supervised part of a solution begins (0: it is taken whole, None: no record), and what it was found to be."""
     if solution.right:
         # The right answer after a wrong step is luck, or two mistakes; a solution given by hand is trusted all the same.
-        return (None, "right, with a wrong step") if refuted and solution.by != "given" else (0, f"right ({solution.by})")
-    if refuted:
-        return refuted.start, "wrong, a step refuted"
-    if unrefuted == "departure" and (start := first_departure(text, known)) is not None:
-        return start, "wrong, from a departure on"
-    return (0, "wrong, taken whole") if unrefuted == "whole" else (None, "wrong, nothing refuted")
+        flawed = refuted is not None and solution.by != "given"
+        return (None, "right, with a wrong step") if flawed else (0, f"right ({solution.by})")
+    if refuted is not None and (departure is None or refuted <= departure):
+        return refuted, "wrong, a step refuted"
+    if departure is not None:
+        return departure, "wrong, from a departure on"
+    return (0, "wrong, taken whole") if unmarked == "whole" else (None, "wrong, nothing marked")
 
 
 def _record(claim: Claim, verdict: Verdict, polarity: Polarity, spans: Sequence[Span], outcome: str) -> Record:
