@@ -8,7 +8,7 @@ import pytest
 
 from distill.errors import RecipeError, RecordError
 from distill.recipes import Lost, Run
-from distill.recipes.stage import _Seen
+from distill.recipes.stage import Seen
 
 HOLD = "import sys, time; from distill.recipes import Run; run = Run(sys.argv[1]); print('held', flush=True); time.sleep(60)"
 
@@ -84,7 +84,6 @@ def test_where_no_row_became_a_record_the_accounts_are_written_before_the_error(
 MEMORY = """
 import sys
 from distill.recipes import Lost, Run
-from distill.recipes.stage import _Seen
 import numpy
 def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024  # MB
 def work(items): return [{"text": "x" * 10000, "n": item.value} for item in items]
@@ -109,7 +108,7 @@ def test_memory_does_not_hold_the_results(tmp_path):
 
 
 def test_ids_are_known_again_however_many_there_are_at_8_bytes_each():
-    seen = _Seen()
+    seen = Seen()
     assert all(seen.add(f"q{number}") for number in range(200_000))
     assert len(seen._latest) <= 1 << 16 and seen._older.itemsize == 8
     assert not any(seen.add(f"q{number}") for number in range(0, 200_000, 100))
