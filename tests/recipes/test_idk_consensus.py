@@ -177,7 +177,7 @@ class Told(Parrot):
         "known": [" Paris."] * 10,
         "cut": [" Lyon"] * 8 + [" Paris."] * 2,
         "unsure": [" A"] * 10,
-        "unknown": [" Oslo"] * 9 + [" Bern"],
+        "unknown": [" Turin"] * 8 + [" Bern", " Pisa"],
         "refuses": [" Rome", " Oslo", " Bern", " Kyiv", " Riga", " Bonn", " Nice", " Lyon", " Genoa", " Cork"],
     }
 
@@ -204,8 +204,8 @@ def test_what_a_student_is_sure_of_and_the_teacher_knows_better_is_a_negative_of
 
 
 def test_where_the_teacher_is_split_the_students_own_answers_are_the_negatives(questions):
-    groups, accounts = made(questions, student=Told(name="pupil"))
-    assert said(groups["unknown"], "positive") == ["I don't know."] and said(groups["unknown"], "negative") == [" Oslo", " Bern"]
+    groups, accounts = made(questions, student=Told(name="pupil"), unconfirmed="deny")
+    assert said(groups["unknown"], "positive") == ["I don't know."] and said(groups["unknown"], "negative") == [" Turin", " Pisa"]
     assert [record.evidence["role"] for record in groups["unknown"]] == ["abstention", "mistake", "wrong"]
     assert said(groups["refuses"], "negative") == [" Rome", " Oslo"], "both split"
     assert accounts["counts"]["teacher unanswerable, student"] == {"answerable": 1, "unanswerable": 1}
@@ -216,12 +216,24 @@ def test_where_the_teacher_is_split_the_students_own_answers_are_the_negatives(q
 def test_what_only_the_teacher_knows_is_taught_or_left_unknown(questions):
     teacher, student = Told(name="master"), Parrot()
     groups, _ = made(questions, teacher=teacher, student=student)
-    assert said(groups["unknown"], "positive") == [" Oslo"] and said(groups["unknown"], "negative") == ["I don't know."]
+    assert said(groups["unknown"], "positive") == [" Turin"] and said(groups["unknown"], "negative") == ["I don't know."]
     groups, _ = made(questions, teacher=teacher, student=student, minority_as_negative=True)
-    assert said(groups["unknown"], "negative") == ["I don't know.", " Rome", " Bern"], "never the teacher's own answer"
+    assert said(groups["unknown"], "negative") == ["I don't know.", " Rome", " Oslo"]
     groups, _ = made(questions, teacher=teacher, student=student, teach_unknown=False)
-    assert said(groups["unknown"], "positive") == ["I don't know."] and said(groups["unknown"], "negative") == [" Rome", " Bern"]
+    assert said(groups["unknown"], "positive") == ["I don't know."] and said(groups["unknown"], "negative") == [" Rome", " Oslo"]
     assert "unsure" not in groups, "whether the student knows is uncertain"
+
+
+def test_what_only_the_student_is_sure_of_gives_no_record_unless_it_is_to_be_denied(questions):
+    groups, accounts = made(questions, student=Told(name="pupil"))
+    assert "unknown" not in groups and accounts["counts"]["teacher unanswerable, student"]["answerable"] == 1
+
+
+def test_what_the_teacher_says_now_and_then_is_no_negative_unless_asked_for(questions):
+    options = {"student": Told(name="pupil"), "negatives_per_question": 9, "unconfirmed": "deny"}
+    spared = said(made(questions, **options)[0]["unknown"], "negative")
+    every = said(made(questions, **options, spare_shared=False)[0]["unknown"], "negative")
+    assert spared == [" Turin", " Pisa"] and every == [" Turin", " Bern", " Pisa"]
 
 
 def test_teach_unknown_without_a_student_is_refused(questions):
@@ -244,5 +256,6 @@ def test_a_student_in_rounds_is_sampled_less_too(questions):
 
 
 def test_negatives_are_counted_against_the_accepted_answers(questions):
-    counts = made(questions, student=Told(name="pupil"), negatives_per_question=1)[1]["counts"]
+    options = {"student": Told(name="pupil"), "negatives_per_question": 1, "unconfirmed": "deny"}
+    counts = made(questions, **options)[1]["counts"]
     assert counts["negatives (mistake) against the accepted answers"] == {"wrong": 1}
