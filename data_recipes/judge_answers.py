@@ -24,7 +24,6 @@ from distill.records import Polarity, Record, make_id
 from distill.teachers.base import Completion, Generator, Sampling
 
 SOURCE = "judge_answers"
-JUDGE = AcceptedAnswer()
 SAMPLING = Sampling(n=4, max_tokens=64)
 _OF = {True: "positive", False: "negative", None: "abstained"}
 
@@ -45,7 +44,7 @@ def build(
     prompts: str,
     teacher: Generator,
     student: Generator | None = None,
-    judge: Judge = JUDGE,
+    judge: Judge | None = None,
     sampling: Sampling = SAMPLING,
     positives: int = 2,
     negatives: int = 2,
@@ -63,7 +62,7 @@ def build(
         prompts: Prompts, with accepted answers where the judge needs them, as a file or a name (facts:countries, example:NAME).
         teacher: The model that answers; the student itself, for negatives that it would say.
         student: A second model that answers beside the teacher. What both say is judged once.
-        judge: Says which answers are good.
+        judge: Says which answers are good. None: AcceptedAnswer.
         sampling: How to sample; n answers for each prompt and model.
         positives: At most so many approved answers for each prompt, the most frequent first.
         negatives: At most so many rejected answers for each prompt, the most frequent first.
@@ -83,6 +82,7 @@ def build(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}: give at least 1 prompt, or leave it out for all of them")
     source = read_questions(prompts)
+    judge = AcceptedAnswer() if judge is None else judge
     if isinstance(judge, AcceptedAnswer | MentionedAnswer | ExactMatch) and not any(question.answers for question in source):
         raise ConfigError(
             f"{prompts}: no prompt has accepted answers (column {source.answers_column!r}), and without them this judge "
