@@ -22,6 +22,17 @@ def count(text: str) -> int:
     return _whole(text, least=0)
 
 
+def share(text: str) -> float:
+    """A number above 0 and at most 1, for argparse's `type`."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 1, got {text!r}")
+    return number
+
+
 def _whole(text: str, *, least: int) -> int:
     try:
         number = int(text)

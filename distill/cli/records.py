@@ -1,17 +1,16 @@
-"""`distill records`: validate, convert or print record files."""
+"""`distill records`: validate, convert, print, export or upload record files, and look for overlap between them."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.cli.arguments import count, positive
+from distill.cli.arguments import count, positive, share
 from distill.errors import RecordError
 
 if TYPE_CHECKING:
@@ -19,11 +18,15 @@ if TYPE_CHECKING:
 
 # distill.records.trl.TRL_FORMATS; spelt out so that help needs no import (a test keeps them equal).
 TRL_FORMATS = ("unpaired", "preference", "prompt-completion", "messages", "stepwise")
+# distill.records.export.EXPORT_FORMATS, likewise.
+EXPORT_FORMATS = ("trl-kto", "trl-dpo", "trl-sft", "trl-prm", "axolotl", "llamafactory")
 
 
 def records_command(args: Sequence[str]) -> int:
     """Run `distill records ...`; validate gives exit code 1 where a file breaks the schema."""
-    parser = argparse.ArgumentParser(prog="distill records", description="Validate, convert or print record files.")
+    parser = argparse.ArgumentParser(
+        prog="distill records", description="Validate, convert, print, export or upload record files."
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     validate = actions.add_parser("validate", help="check every row; errors with file, line, field and remedy")
     validate.add_argument("paths", nargs="+", type=Path, metavar="RECORDS", help="files or folders, JSONL or Parquet")
@@ -42,7 +45,47 @@ def records_command(args: Sequence[str]) -> int:
     head = actions.add_parser("head", help="print the first records as JSON lines")
     head.add_argument("source", type=Path, metavar="RECORDS", help="a file or folder")
     head.add_argument("-n", type=count, default=3, metavar="N", help="how many (default: 3)")
+    export = actions.add_parser("export", help="rows and config for TRL, Axolotl or LLaMA-Factory")
+    export.add_argument("source", type=Path, metavar="RECORDS", help="a file or folder")
+    export.add_argument("--format", choices=EXPORT_FORMATS, required=True, help="whose files")
+    export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where they go")
+    export.add_argument("--model", default="MODEL", help="to train, as the config names it (default: MODEL, to be filled in)")
+    push = actions.add_parser("push", help="upload a folder of records to the Hugging Face hub, private unless told otherwise")
+    push.add_argument("source", type=Path, metavar="RECORDS", help="a folder with its manifest")
+    push.add_argument("repository", metavar="REPO", help="owner/name of a dataset, new or there")
+    push.add_argument("--public", action="store_true", help="make a new repository public, and allow a public one")
+    push.add_argument(
+        "--token-env", default="HF_TOKEN", metavar="NAME", help="environment variable that holds the token (default: HF_TOKEN)"
+    )
+    push.add_argument("--message", default="", help="of the commit")
+    overlap = actions.add_parser("overlap", help="near-duplicates in TRAIN, and what of TEST it holds")
+    overlap.add_argument("train", metavar="TRAIN", help="records, or a .txt, .jsonl, .csv or .parquet of prompts")
+    overlap.add_argument("test", metavar="TEST", nargs="?", help="the same kinds")
+    overlap.add_argument("--threshold", type=share, default=0.8, help="Jaccard of near-duplicates, above 0 to 1 (default: 0.8)")
+    overlap.add_argument("--ngram", type=positive, default=13, metavar="WORDS", help="shared words that count (default: 13)")
+    overlap.add_argument(
+        "--shingle", type=positive, default=5, metavar="LETTERS", help="of what the Jaccard is taken (default: 5)"
+    )
+    overlap.add_argument("--examples", type=count, default=20, metavar="N", help="pairs of each kind to list (default: 20)")
+    overlap.add_argument("--out", type=Path, metavar="REPORT.json", help="where the whole account goes")
     options = parser.parse_args(args)
+    if options.action == "export":
+        from distill.records.export import export_records
+
+        print(export_records(options.source, options.out, options.format, model=options.model))
+        return 0
+    if options.action == "push":
+        from distill.records.push import push_records
+
+        print(
+            push_records(
+                options.source, options.repository, public=options.public, token_env=options.token_env, message=options.message
+            )
+        )
+        return 0
+    if options.action == "overlap":
+        _overlap(options)
+        return 0
     if options.action == "validate":
         return _validate(options.paths, options.max_errors)
     if options.action == "convert":
@@ -121,17 +164,20 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _write_jsonl(rows: Iterable[Mapping[str, Any]], target: Path) -> int:
+    from distill.records.export import write_rows
+
     if target.suffix != ".jsonl":
         raise RecordError(f"{target}: TRL's rows are written as .jsonl; give a name that ends so")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    written = 0
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for row in rows:
-                written += 1
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)  # there only where a row could not be read or written
-    return written
+    return write_rows(rows, target)
+
+
+def _overlap(options: argparse.Namespace) -> None:
+    """Print what repeats inside TRAIN, and what of TEST it holds; the whole account goes to --out."""
+    from distill.recipes.overlap import Overlap, overlap_report
+
+    settings = Overlap(threshold=options.threshold, ngram=options.ngram, shingle=options.shingle)
+    report = overlap_report(options.train, options.test, settings, examples=options.examples)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    print(report)
