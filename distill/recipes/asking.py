@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.judges.base import Judge, Verdict
-from distill.recipes.stage import Item, Lost, Row
+from distill.recipes.stage import Item, Lost, Portable, Row
 from distill.records import Message, Prompt, Span
 from distill.teachers.base import Completion, Failed, Generator, Sampling
 
@@ -50,6 +50,35 @@ class Judged(NamedTuple):
     verdict: Verdict
 
 
+@dataclass(frozen=True, kw_only=True)
+class Generation(Portable):
+    """What a stage that asks a generator does with each batch."""
+
+    generator: Generator
+    sampling: Sampling
+
+    def __call__(self, items: list[Item]) -> Sequence[Any]:
+        """The completions of each item's prompt as JSON."""
+        drawn = self.generator.generate([prompt_from_json(item.value) for item in items], self.sampling)
+        return [[_completion_json(one) for one in several] or Lost(_why_none(several)) for several in drawn]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging(Portable):
+    """What a stage that asks a judge does with each batch."""
+
+    judge: Judge
+
+    def __call__(self, items: list[Item]) -> Sequence[Any]:
+        """The verdict on each item's claim as JSON."""
+        verdicts = self.judge.judge_many(
+            [prompt_from_json(item.value["prompt"]) for item in items],
+            [item.value["response"] for item in items],
+            [tuple(item.value["reference"]) for item in items],
+        )
+        return [asdict(verdict) for verdict in verdicts]
+
+
 def generate(
     run: Run,
     name: str,
@@ -71,14 +100,10 @@ def generate(
     if run.estimate is not None:
         return run.estimate.generation(name, asks, generator, sampling, total=total)
 
-    def work(items: list[Item]) -> Sequence[Any]:
-        drawn = generator.generate([prompt_from_json(item.value) for item in items], sampling)
-        return [[_completion_json(one) for one in several] or Lost(_why_none(several)) for several in drawn]
-
     rows = run.map(
         name,
         (Item(ask.id, prompt_json(ask.prompt), ask.carried) for ask in asks),
-        work,
+        Generation(generator=generator, sampling=sampling),
         key={"version": version, "generator": generator, "sampling": sampling},
         batch_size=batch_size,
         total=total,
@@ -105,20 +130,13 @@ def judge(
     if run.estimate is not None:
         return run.estimate.judging(name, claims, judge, total=total)
 
-    def work(items: list[Item]) -> Sequence[Any]:
-        verdicts = judge.judge_many(
-            [prompt_from_json(item.value["prompt"]) for item in items],
-            [item.value["response"] for item in items],
-            [tuple(item.value["reference"]) for item in items],
-        )
-        return [asdict(verdict) for verdict in verdicts]
-
     def items() -> Iterator[Item]:
         for claim in claims:
             value = {"prompt": prompt_json(claim.prompt), "response": claim.response, "reference": list(claim.reference)}
             yield Item(claim.id, value, claim.carried)
 
-    rows = run.map(name, items(), work, key={"version": version, "judge": judge}, batch_size=batch_size, total=total, asks=judge)
+    work, key = Judging(judge=judge), {"version": version, "judge": judge}
+    rows = run.map(name, items(), work, key=key, batch_size=batch_size, total=total, asks=judge)
 
     def judged() -> Iterator[Judged]:
         for row in rows:

@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distill.errors import ConfigError, DistillError, RecordError
 from distill.recipes.cache import replace_file
@@ -20,6 +20,7 @@ from distill.recipes.discover import load_recipe, package_name
 from distill.recipes.folder import Resume, full_disk_explained
 from distill.recipes.key import code_version, describe, digest, teachers_in
 from distill.recipes.progress import money
+from distill.recipes.ray_stage import RayEngine
 from distill.recipes.run import Run
 from distill.recipes.served import with_server_classes
 from distill.recipes.shards import parse_shard
@@ -41,7 +42,10 @@ _OWN = (
     "fresh",
     "retry_lost",
     "extend",
+    "engine",
     "workers",
+    "worker_cpus",
+    "worker_gpus",
     "max_cost",
     "max_tokens_total",
 )
@@ -80,6 +84,7 @@ def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
             max_cost=settings.max_cost,
             max_tokens=settings.max_tokens_total,
             shard=None if settings.shard is None else parse_shard(settings.shard),
+            engine=_ray(settings),
         ) as run:
             code = _run(run, module, parser, settings)
             if run.not_asked:
@@ -137,8 +142,16 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
     parser.add_argument("--retry_lost", type=bool, default=False, help="do the rows again that an earlier start lost")
     parser.add_argument("--extend", type=bool, default=False, help="ask what is new in the prompts of a finished folder")
     parser.add_argument(
-        "--workers", type=int | None, default=None, help="batches under way at once for teachers behind a server (8)"
+        "--engine", type=Literal["local", "ray"], default="local", help="ray: teachers on the workers of a Ray cluster"
     )
+    parser.add_argument(
+        "--workers",
+        type=int | None,
+        default=None,
+        help="batches under way at once for teachers behind a server (8); with --engine ray, workers with a teacher each (2)",
+    )
+    parser.add_argument("--worker_cpus", type=float, default=1.0, help="with --engine ray: processors for each worker")
+    parser.add_argument("--worker_gpus", type=float, default=0.0, help="with --engine ray: accelerators for each worker")
     parser.add_argument(
         "--max_cost", type=float | None, default=None, help="stop when the folder has cost so much, all restarts together"
     )
@@ -163,6 +176,12 @@ def _shipped_config(module: ModuleType) -> Path | None:
     configs = "distill.configs" if find_spec("distill.configs") is not None else "configs"
     found = Path(str(files(configs).joinpath("recipe", f"{name}.yaml")))
     return found if found.is_file() else None
+
+
+def _ray(settings: Any) -> RayEngine | None:
+    if settings.engine != "ray":
+        return None
+    return RayEngine(workers=settings.workers or RayEngine.workers, cpus=settings.worker_cpus, gpus=settings.worker_gpus)
 
 
 def _dry_run(module: ModuleType, parser: ArgumentParser, settings: Any) -> int:

@@ -87,10 +87,11 @@ def _sum(left: Any, right: Any) -> Any:
         return both + list(named.values())
     if left is None or right is None:
         return right if left is None else left
-    if isinstance(left, bool) or not isinstance(left, int | float) or not isinstance(right, int | float):
-        return left
-    both = left + right
-    return round(both, 9) if isinstance(both, float) else both  # the digits that a cost has
+    if isinstance(left, int) and isinstance(right, int) and not isinstance(left, bool):
+        return left + right
+    if isinstance(left, int | float) and isinstance(right, int | float) and not isinstance(left, bool):
+        return round(left + right, 9)  # the digits that a cost has
+    return left
 
 
 def _whole(notes: dict[Path, Note | None]) -> list[tuple[Path, Note]]:

@@ -22,9 +22,10 @@ from distill.recipes.estimate import Estimate
 from distill.recipes.folder import Resume, full_disk_explained, lock, prepare, refuse
 from distill.recipes.key import changes, describe, teachers_in
 from distill.recipes.progress import Progress
+from distill.recipes.ray_stage import Cluster, RayEngine, RayStage
 from distill.recipes.shards import Fingerprinted, Note, Shard, Taken, check_folder, share, write_note
 from distill.recipes.spending import NOT_ASKED, Budget, Meter
-from distill.recipes.stage import Asked, Row, Stage, Work
+from distill.recipes.stage import Asked, Portable, Row, Stage, Work
 from distill.records import Record
 from distill.teachers.base import Sampling
 
@@ -49,7 +50,8 @@ class Run:
     max_cost (in the currency of the teachers' prices), max_tokens: what the folder may use over all its restarts; then no
     further batch is begun, and the rows that were not reached are lost for that reason, until a larger budget asks them.
     shard: the share of the source's rows that is this job's; the folder remembers it. dry_run=True asks no teacher: stages that
-    would are read to the end of their items, counted in `estimate`, and yield nothing.
+    would are read to the end of their items, counted in `estimate`, and yield nothing. engine: workers beyond this process, for
+    the stages of `generate` and `judge`; a stage of a recipe's own stays here.
 
     Raises RecipeError where another process writes the folder.
 
@@ -74,6 +76,7 @@ class Run:
         max_tokens: int | None = None,
         shard: Shard | None = None,
         dry_run: bool = False,
+        engine: RayEngine | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise RecipeError(f"workers is {workers}: give at least 1, or leave it out")
@@ -85,6 +88,7 @@ class Run:
         self._max_batch, self._workers, self._meter, self._sources = max_batch, workers, Meter(), 0
         self.shard, self._taken = shard, list[Taken]()
         self.estimate = Estimate() if dry_run else None
+        self._cluster = None if engine is None else Cluster(engine)
         self._lock: IO[str] | None = None
         self._cache: Cache | None = None
         self._spent: Spent | None = None  # of a folder that is closed
@@ -147,7 +151,8 @@ class Run:
         concurrent = bool(teachers) and all(teacher.concurrent for teacher in teachers)
         priced = any(teacher.price is not None for teacher in teachers)
         cache = self._stage_cache(name, describe(dict(key))) if keep and self._cache is not None else None
-        stage = Stage(
+        kind = RayStage if self._cluster is not None and cache is not None and isinstance(work, Portable) else Stage
+        stage = kind(
             name,
             items,
             work,
@@ -169,6 +174,8 @@ class Run:
                 budget=self.budget,
             ),
         )
+        if isinstance(stage, RayStage) and self._cluster is not None:
+            stage.cluster = self._cluster
         self.stages.append(stage)
         return stage.rows()
 
@@ -276,6 +283,8 @@ class Run:
                 last_first.callback(self._cache.close)
                 last_first.callback(self._note_spent, self._cache)
             self._lock = self._cache = None
+            if self._cluster is not None:
+                last_first.callback(self._cluster.close)
             for stage in self.stages:
                 last_first.callback(stage.close)
 

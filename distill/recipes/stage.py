@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections import Counter, deque
@@ -23,7 +24,7 @@ from distill.recipes.cache import Outcome, Spent, StageCache, encoded
 from distill.recipes.key import digest
 from distill.recipes.progress import Progress
 from distill.recipes.spending import NOT_ASKED, Budget, Busy, Meter
-from distill.teachers.base import Teacher
+from distill.teachers.base import Teacher, Usage
 
 WINDOW = 8  # batches' worth of rows, in order, among which a batch of missing ones is collected
 AHEAD = 2  # batches for each worker that may be under way or wait for an earlier one
@@ -56,8 +57,16 @@ class Lost:
 Work = Callable[[list[Item]], Sequence[Any]]
 
 
+class Portable(ABC):
+    """Work that another process can do as well: it is picklable, and asks no more of an item than its id and its value."""
+
+    @abstractmethod
+    def __call__(self, items: list[Item]) -> Sequence[Any]:
+        """One JSON result or Lost(reason) for each item."""
+
+
 @dataclass
-class _Waiting:
+class Waiting:
     """A row on its way out. It has its outcome, or the batch that will bring it, or (not yet) neither."""
 
     item: Item
@@ -69,7 +78,7 @@ class _Waiting:
 
 @dataclass
 class _Batch:
-    rows: list[_Waiting]
+    rows: list[Waiting]
     future: Future[list[Outcome]]
 
 
@@ -107,7 +116,7 @@ class Stage:
         self.asked = asked or Asked()
         self.spent = cache.spent() if cache is not None else Spent()
         self._items, self._work, self._cache, self._progress = items, work, cache, progress
-        self._batch_size, self._tokens, self._retry_lost = batch_size, tokens, retry_lost
+        self._batch_size, self._tokens, self._retry_lost, self._scratch = batch_size, tokens, retry_lost, scratch
         # Anonymous: it vanishes with the process, so an interrupted run leaves nothing to clean.
         self._lost_lines: IO[bytes] = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
         self._pool: ThreadPoolExecutor | None = None
@@ -118,9 +127,9 @@ class Stage:
 
     def rows(self) -> Iterator[Row]:
         """The results, in the items' order. Memory: some batches, and 8 bytes for each id seen."""
-        seen = _Seen()
-        waiting: deque[_Waiting] = deque()
-        missing: list[_Waiting] = []
+        seen = Seen()
+        waiting: deque[Waiting] = deque()
+        missing: list[Waiting] = []
         block = WINDOW * self._batch_size
         room = block + AHEAD * self.asked.workers * self._batch_size
         try:
@@ -160,7 +169,7 @@ class Stage:
         self._lost_lines.close()
         self._progress.close()
 
-    def _waiting(self, item: Item, seen: _Seen) -> _Waiting:
+    def _waiting(self, item: Item, seen: Seen) -> Waiting:
         if not isinstance(item.id, str) or not item.id:
             raise RecipeError(f"stage {self.name!r}, item {self.taken + 1}: an id is a string that is not empty, got {item.id!r}")
         if not seen.add(item.id):
@@ -175,9 +184,9 @@ class Stage:
         if kept is not None and self._retry_lost and kept.lost:
             kept = None
         self.taken += 1
-        return _Waiting(item, named, kept, kept is not None)
+        return Waiting(item, named, kept, kept is not None)
 
-    def _start(self, rows: list[_Waiting]) -> None:
+    def _start(self, rows: list[Waiting]) -> None:
         """Have a batch done, by a worker where there is more than one."""
         if self._failure is not None:  # of an earlier batch, whose turn to give its rows out has not come
             raise self._failure
@@ -192,7 +201,7 @@ class Stage:
         for one in rows:
             one.batch = batch
 
-    def _settled(self, waiting: deque[_Waiting], room: int) -> list[Row]:
+    def _settled(self, waiting: deque[Waiting], room: int) -> list[Row]:
         """Take off the front what is done. Wait for what is not, only as long as too much is waiting."""
         rows: list[Row] = []
         count = cached = 0
@@ -209,9 +218,7 @@ class Stage:
             waiting.popleft()
             count, cached = count + 1, cached + one.cached
             if one.outcome.lost:
-                self.lost[one.outcome.value] += 1
-                line = json.dumps({"id": one.item.id, "stage": self.name, "reason": one.outcome.value}, ensure_ascii=False)
-                self._lost_lines.write(line.encode("utf-8", "surrogatepass") + b"\n")
+                self._lose(one.item, one.outcome.value)
             else:
                 rows.append(Row(one.item.id, one.item.value, one.outcome.value, one.item.carried))
         if count:
@@ -220,6 +227,11 @@ class Stage:
             self._shown = used
             self._progress.add(count, cached=cached, tokens=news.completion_tokens, cost=news.cost)
         return rows
+
+    def _lose(self, item: Item, reason: str) -> None:
+        self.lost[reason] += 1
+        line = json.dumps({"id": item.id, "stage": self.name, "reason": reason}, ensure_ascii=False)
+        self._lost_lines.write(line.encode("utf-8", "surrogatepass") + b"\n")
 
     def _collect(self, batch: _Batch) -> None:
         """Wait for a batch; raise what its work raised."""
@@ -230,7 +242,7 @@ class Stage:
         for one, outcome in zip(batch.rows, outcomes, strict=True):
             one.outcome = outcome
 
-    def _do(self, rows: list[_Waiting]) -> list[Outcome]:
+    def _do(self, rows: list[Waiting]) -> list[Outcome]:
         """Do one batch and keep it; or do not, where the budget is spent."""
         if self._failure is not None:
             raise self._failure
@@ -239,15 +251,8 @@ class Stage:
         kept: list[tuple[bytes, bytes, bool, bytes]] = []
         self._busy.start()
         try:
-            results = self._work([one.item for one in rows])
-            if len(results) != len(rows):
-                raise RecipeError(
-                    f"stage {self.name!r}: {len(rows)} items went in (first {rows[0].item.id!r}) and {len(results)} results came "
-                    "out; work must return one result or Lost(reason) for each item, in order"
-                )
-            for one, result in zip(rows, results, strict=True):
-                lost = isinstance(result, Lost)
-                value = encoded(one.item.id, result.reason if isinstance(result, Lost) else result)
+            done = results_of(self.name, self._work, [one.item for one in rows])
+            for one, (lost, value) in zip(rows, done, strict=True):
                 kept.append((one.digest, one.item.id.encode("utf-8", "surrogatepass"), lost, value))
         except BaseException as error:
             kept = []
@@ -259,10 +264,14 @@ class Stage:
             self._keep(kept, outcomes)
         return outcomes
 
-    def _keep(self, kept: list[tuple[bytes, bytes, bool, bytes]], outcomes: list[Outcome]) -> None:
+    def _keep(
+        self, kept: list[tuple[bytes, bytes, bool, bytes]], outcomes: list[Outcome], elsewhere: Usage | None = None
+    ) -> None:
+        """Commit a batch with what the teachers here have used for it, or their copies `elsewhere`."""
         with self._lock:
-            usage = self.asked.meter.since(self.asked.teachers)
-            if self._tokens is not None and not self.asked.meter.counts(self.asked.teachers):
+            usage = self.asked.meter.since(self.asked.teachers) if elsewhere is None else elsewhere
+            counted = self.asked.meter.counts(self.asked.teachers) if elsewhere is None else elsewhere != Usage()
+            if self._tokens is not None and not counted:
                 usage = replace(usage, completion_tokens=sum(self._tokens(one.value) for one in outcomes if not one.lost))
             spent = Spent(usage=usage, seconds=self._busy.end())
             self.asked.budget.add(usage)
@@ -285,7 +294,24 @@ class Stage:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Seen:
+def results_of(stage: str, work: Work, items: list[Item]) -> list[tuple[bool, bytes]]:
+    """What work makes of the items: whether each is lost, and the result or the reason as JSON text.
+
+    Raises RecipeError for a wrong number of results, or one that is not JSON.
+    """
+    results = work(items)
+    if len(results) != len(items):
+        raise RecipeError(
+            f"stage {stage!r}: {len(items)} items went in (first {items[0].id!r}) and {len(results)} results came "
+            "out; work must return one result or Lost(reason) for each item, in order"
+        )
+    return [
+        (isinstance(result, Lost), encoded(item.id, result.reason if isinstance(result, Lost) else result))
+        for item, result in zip(items, results, strict=True)
+    ]
+
+
+class Seen:
     """Which ids came before, by 64 bits of each: the latest in a set, the others sorted in an array of 8 bytes an id."""
 
     def __init__(self) -> None:
