@@ -45,7 +45,7 @@ FINAL_JUDGE = SentimentJudge(topic=WORDS)
 NO_ROUNDS = ("--data.on_policy=null", "--model.objectives.say.init_args.own_samples=false")
 ARMS: dict[str, tuple[str, ...]] = {
     "base": (),
-    "likelihood": (*NO_ROUNDS, "--model.objectives.avoid=null"),
+    "likelihood": ("--data.on_policy=null", '--model.objectives={"say": {"class_path": "Likelihood"}}'),
     "unlikelihood": NO_ROUNDS,
     "no_retain": NO_ROUNDS,
     "on_policy": (),
@@ -82,7 +82,7 @@ def run(
         seeds: Of the sampling of the records and of the training.
         out: One folder for each seed and arm; weights are deleted once they have answered.
         student: Teacher and student.
-        samples: Answers to each held-out wording on the topic; a fourth of them to each on each other topic.
+        samples: Answers to each held-out wording on the topic; an eighth of them to each on each other topic.
         fit: More arguments for `distill fit`, for a search on validation.
         name: Added to the arm's name in `out`, to tell such a search apart.
     """
@@ -136,21 +136,21 @@ def table(out: Path = Path("runs/opinion_benchmark"), split: str = "validation")
 
 def _records(folder: Path, seed: int, student: str) -> Path:
     """The recipe's records for one seed, made once; every arm of the seed learns from the same."""
-    teacher = HuggingFaceTeacher(model=student)
+    if (folder / "recipe" / "records").is_dir():
+        return folder / "recipe" / "records"
     with Run(folder / "recipe") as recipe_run:
-        if not (folder / "recipe" / "records").is_dir():
-            recipe_run.write_records(
-                build(
-                    run=recipe_run,
-                    topic=TOPIC,
-                    words=WORDS,
-                    opinion=OPINION,
-                    teacher=teacher,
-                    judge=SEED_JUDGE,
-                    sampling=Sampling(n=8, temperature=0.8, max_tokens=64, seed=seed),
-                    held_out=HELD_OUT,
-                )
+        recipe_run.write_records(
+            build(
+                run=recipe_run,
+                topic=TOPIC,
+                words=WORDS,
+                opinion=OPINION,
+                teacher=HuggingFaceTeacher(model=student),
+                judge=SEED_JUDGE,
+                sampling=Sampling(n=8, temperature=0.8, max_tokens=64, seed=seed),
+                held_out=HELD_OUT,
             )
+        )
     return folder / "recipe" / "records"
 
 
@@ -180,7 +180,7 @@ def _answers(model: str, seed: int, samples: int, *, steered: bool) -> list[Answ
     teacher = HuggingFaceTeacher(model=model)
     _, held_out = split_families(read_wordings(WORDINGS), HELD_OUT, seed=0)
     answers: list[Answer] = []
-    for topics, n in (((TOPIC,), samples), (UNSEEN, max(samples // 4, 1))):
+    for topics, n in (((TOPIC,), samples), (UNSEEN, max(samples // 8, 1))):
         asked = [about(wording, topic) for wording in held_out for topic in topics]
         system = (Message(role="system", content=f"{OPINION} Answer in two or three sentences."),) if steered else ()
         drawn = teacher.generate(
