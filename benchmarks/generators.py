@@ -5,8 +5,9 @@
 
 Questions on countries and elements (the quickstart's), SmolLM2-135M-Instruct, one thread, processor time. Greedy: tokens a
 second, at most 48 for each question; `same` is the share of texts that are those of transformers in float32; `right` the share
-whose first line holds an accepted answer, with its standard error. Sampling: ten answers of at most 32 tokens. CTranslate2 samples here through its own interface, for the comparison only: CTranslate2Teacher does not, since no sample could be
-drawn twice. OpenVINO reads the GGUF itself and is asked one question at a time. Rows: benchmarks/results/generators.json.
+whose first line holds an accepted answer, with its standard error. Sampling: ten answers of at most 32 tokens. CTranslate2
+samples here through its own interface, for the comparison only: CTranslate2Teacher does not, since no sample could be drawn
+twice. OpenVINO reads the GGUF itself and is asked one question at a time. Rows: benchmarks/results/generators.json.
 """
 
 from __future__ import annotations
