@@ -15,6 +15,7 @@ from distill.records import Prompt
 from distill.teachers.base import Chooser, Completion, Generator, Price, Sampling, Scorer, Teacher, TokenScores
 
 CHARACTERS_PER_TOKEN = 4  # of English; other scripts have fewer, so their tokens are underestimated
+FRAME = 4  # tokens of a chat template around each message
 BATCH = 64  # prompts counted at a time
 
 
@@ -36,7 +37,7 @@ class Asked:
         counted = next((found for one in generators if (found := one.count_tokens(prompts)) is not None), None)
         if counted is None:
             self.guessed = self.guessed or bool(prompts)
-            counted = [math.ceil(sum(len(message.content) for message in one) / CHARACTERS_PER_TOKEN) for one in prompts]
+            counted = [sum(math.ceil(len(m.content) / CHARACTERS_PER_TOKEN) + FRAME for m in prompt) for prompt in prompts]
         self.tokens_in += sum(counted) * reads
 
     @property
@@ -58,6 +59,7 @@ class StageEstimate:
     asked: list[Asked] = field(default_factory=list)
     depends: bool = False
     at_most: int | None = None  # items, where the recipe says so
+    written: int = 0  # tokens for each item at most, where that is known
 
 
 class Estimate:
@@ -73,6 +75,7 @@ class Estimate:
     ) -> Iterator[Never]:
         """A stage that would ask a generator; `asks` have a prompt each."""
         stage = self._stage(name, total)
+        stage.written = sampling.n * sampling.max_tokens
         asked = Asked(teacher=generator)
         stage.asked.append(asked)
 
@@ -101,6 +104,8 @@ class Estimate:
 
     def table(self) -> str:
         """The estimate as text, with what it leaves out."""
+        if not self.stages:
+            return "no stage asks a teacher or a judge"
         lines = [["stage", "teacher", "prompts", "tokens in", "tokens out, at most", "cost, at most", ""]]
         remarks = set()
         for stage in self.stages:
@@ -208,6 +213,7 @@ def _line(stage: StageEstimate, asked: Asked | None) -> list[str]:
     name = "" if asked is None else _name(asked.teacher)
     if stage.depends:
         most = "" if stage.at_most is None else f"; at most {stage.at_most:,} items"
+        most += f", {stage.at_most * stage.written:,} tokens out" if stage.at_most and stage.written else ""
         rest = f"and more: depends on earlier results{most}" if stage.items else f"depends on earlier results{most}"
     else:
         rest = ""
@@ -232,7 +238,10 @@ def _numbers(known: Sequence[Asked]) -> list[str]:
 def _remarks(stage: StageEstimate, asked: Asked | None) -> set[str]:
     found = set()
     if asked is not None and asked.guessed and asked.prompts:
-        found.add(f"~ characters / {CHARACTERS_PER_TOKEN}: the tokenizer is not here; scripts other than Latin have more tokens")
+        found.add(
+            f"~ characters / {CHARACTERS_PER_TOKEN} and {FRAME} for each message: the tokenizer is not here; scripts other than "
+            "Latin have more tokens"
+        )
     if asked is not None and asked.price is None:
         found.add("- a teacher without a price")
     if asked is not None and not asked.prompts and (stage.items or stage.depends):

@@ -1,10 +1,14 @@
 """What a run would ask, before anything is paid for."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "teachers"))
+from chat_server import serving
 
 from distill.errors import ConfigError, RecipeError, TeacherError
 from distill.judges.teacher import TeacherJudge
@@ -56,7 +60,7 @@ def dry():
     return Run(None, dry_run=True, quiet=True)
 
 
-@pytest.mark.parametrize(("tokenizer", "tokens"), [(True, 8), (False, 2)])
+@pytest.mark.parametrize(("tokenizer", "tokens"), [(True, 8), (False, 6)])
 def test_prompts_are_counted_tokens_read_and_written_are_bounded_and_nothing_is_asked(tokenizer, tokens):
     teacher = Paid(tokenizer=tokenizer)
     with dry() as run:
@@ -72,7 +76,7 @@ def test_prompts_are_counted_tokens_read_and_written_are_bounded_and_nothing_is_
 def test_a_prompt_is_paid_for_as_often_as_it_is_read():
     with dry() as run:
         list(generate(run, "ask", asks(), Paid(each=True), SAMPLING))
-    assert run.estimate.stages[0].asked[0].tokens_in == 3 * 5 * 2
+    assert run.estimate.stages[0].asked[0].tokens_in == 3 * 5 * 6
 
 
 def test_a_teacher_that_cannot_do_it_is_refused():
@@ -97,7 +101,36 @@ def test_what_depends_on_answers_is_said_to_with_its_bound():
     ask, judged = run.estimate.stages
     assert (ask.depends, judged.depends) == (False, True)
     table = run.estimate.table()
-    assert "depends on earlier results; at most 15 items" in table and "? not known before" in table
+    assert "depends on earlier results; at most 15 items\n" in table and "? not known before" in table
+
+
+def test_what_depends_on_answers_has_a_bound_on_what_is_written():
+    with dry() as run:
+        first = generate(run, "first", asks(), Paid(), SAMPLING)
+        again = (Ask(one.id, one.prompt) for one in first)
+        list(generate(run, "again", again, Paid(), SAMPLING, total=5))
+    assert "at most 5 items, 150 tokens out" in run.estimate.table()
+
+
+def test_a_server_is_probed_and_sees_none_of_the_prompts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("q.txt").write_text("Who is the duke of Glindor?\n" * 1 + "Where is it?\n")
+    with serving(models=("toy",)) as server:
+        options = ["--prompts", "q.txt", "--teacher.base_url", server.url, "--teacher.model", "toy", "--teacher.api_key_env", ""]
+        price = ["--teacher.price.input", "1000", "--teacher.price.output", "1000"]
+        assert (
+            run_recipe(
+                "idk_consensus", [*options, *price, "--sampling.n", "3", "--sampling.max_tokens", "5", "--dry_run", "true"]
+            )
+            == 0
+        )
+        assert server.bodies and "Glindor" not in str(server.bodies)
+        shown = capsys.readouterr().out
+        # 27 and 12 characters are about 7 + 4 and 3 + 4 tokens, and each sample is a request of its own, with its own seed.
+        assert shown.splitlines()[1].split() == ["sample", "toy", "2", "~54", "30", "0.0840"]
+        with pytest.raises(TeacherError, match="avoid_start|log-probabilities|top_k"):
+            server.drops = frozenset({"top_k"})
+            run_recipe("idk_consensus", [*options, "--sampling.top_k", "5", "--dry_run", "true"])
 
 
 def test_a_stage_of_ones_own_that_asks_is_not_run_and_one_that_does_not_ask_is():
@@ -164,5 +197,5 @@ def test_every_shipped_recipe_can_be_estimated_without_loading_a_model(entry, tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(HuggingFaceTeacher, "_loaded", property(no_weights))
     assert run_recipe(entry.name, ["--dry_run", "true"]) == 0
-    assert capsys.readouterr().out.startswith("stage ")
+    assert capsys.readouterr().out.startswith(("stage ", "no stage asks"))
     assert list(tmp_path.iterdir()) == []
