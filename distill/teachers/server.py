@@ -158,7 +158,8 @@ class ServerTeacher(Generator, Chooser):
                 f"{where} gives log-probabilities after temperature; the model's own are needed: sample at temperature 1 with "
                 "top_p 1 and top_k 0, or start vLLM with --logprobs-mode raw_logprobs (its default)"
             )
-        if sampling.temperature and sampling.n > 1 and await self._asker.seed() == "constant":
+        seed = await self._asker.seed() if sampling.temperature else None
+        if seed == "constant" and sampling.n > 1:
             raise TeacherError(
                 f"{where} says the same whatever the seed and the temperature: {sampling.n} samples would be one; "
                 "set temperature to 0 and n to 1, or look at the server's sampling defaults"
@@ -170,7 +171,9 @@ class ServerTeacher(Generator, Chooser):
         asks = [self._asks(prompt, frame, sampling, plan) for prompt, frame in zip(prompts, frames, strict=True)]
         if self.batch_folder is not None:
             return await self._by_batch(asks, sampling, plan)
-        return await _gathered([self._row([self._ask(ask, sampling, plan) for ask in several], sampling) for several in asks])
+        return await _gathered(
+            [self._row([self._ask(ask, sampling, plan) for ask in several], sampling, plan) for several in asks]
+        )
 
     async def _plan(self, sampling: Sampling) -> _Plan:
         if sampling.avoid_start:
@@ -195,7 +198,9 @@ class ServerTeacher(Generator, Chooser):
             return [_Ask(frame, n, _seed(sampling.seed, prompt, f"{skip}+{n}"))]
         return [_Ask(frame, 1, _seed(sampling.seed, prompt, str(skip + place))) for place in range(n)]
 
-    async def _row(self, asked: Sequence[Coroutine[Any, Any, list[Completion]]], sampling: Sampling) -> list[Completion]:
+    async def _row(
+        self, asked: Sequence[Coroutine[Any, Any, list[Completion]]], sampling: Sampling, plan: _Plan
+    ) -> list[Completion]:
         """One prompt's completions from its requests; one that fails is missed by the whole prompt."""
         try:
             found = [one for several in await _gathered(asked) for one in several]
@@ -204,7 +209,7 @@ class ServerTeacher(Generator, Chooser):
                 await self._line.failed(error)
             return Failed(f"no answer from the server ({error.kind})")
         except Refused as error:
-            return Failed(self._own_fault(error))
+            return Failed(await self._own_fault(error, self._ask(_NEUTRAL, sampling, plan)))
         return found if sampling.temperature else found * sampling.n
 
     async def _by_batch(self, asks: Sequence[Sequence[_Ask]], sampling: Sampling, plan: _Plan) -> list[list[Completion]]:
@@ -218,7 +223,7 @@ class ServerTeacher(Generator, Chooser):
                 raise answer
             return self._read(answer, ask, sampling, plan)
 
-        return [await self._row([read(ask, next(answers)) for ask in several], sampling) for several in asks]
+        return [await self._row([read(ask, next(answers)) for ask in several], sampling, plan) for several in asks]
 
     async def _ask(self, ask: _Ask, sampling: Sampling, plan: _Plan) -> list[Completion]:
         body = await self._body(ask, sampling, plan)
@@ -251,19 +256,22 @@ class ServerTeacher(Generator, Chooser):
         return await _gathered([self._choice(frame, options, top) for frame in frames])
 
     async def _choice(self, frame: _Frame, options: Sequence[str], top: int) -> tuple[float, ...]:
+        try:
+            return await self._first_token(frame, options, top)
+        except Unanswered as error:
+            await self._line.failed(error)
+        except Refused as error:
+            await self._own_fault(error, self._first_token(_NEUTRAL.frame, (), top))
+        return (-math.inf,) * len(options)
+
+    async def _first_token(self, frame: _Frame, options: Sequence[str], top: int) -> tuple[float, ...]:
         asked: dict[str, Any] = {"temperature": 1, "top_p": 1, "seed": 0, "logprobs": True, "top_logprobs": top, **frame.flags}
         body = await self._asker.body(frame.messages, 1, **asked)
 
         def read(answer: Mapping[str, Any]) -> tuple[float, ...]:
             return option_log_probs(read_reply(answer, model=self.answers_as or self.model, n=1), options)
 
-        try:
-            return await self._line.ask("/chat/completions", body, read, tokens=frame.tokens + 1)
-        except Unanswered as error:
-            await self._line.failed(error)
-        except Refused as error:
-            self._own_fault(error)
-        return (-math.inf,) * len(options)
+        return await self._line.ask("/chat/completions", body, read, tokens=frame.tokens + 1)
 
     async def _messages(self, prompt: Prompt) -> _Frame:
         """A prompt as the server takes it. Raises TeacherError where it would close the started answer that it ends on."""
@@ -281,14 +289,24 @@ class ServerTeacher(Generator, Chooser):
         flags = {"continue_final_message": True, "add_generation_prompt": False} if way == "flags" else {}
         return _Frame(messages, flags, tokens)
 
-    def _own_fault(self, error: Refused) -> str:
-        """The reason why one prompt has no answer. Raises TeacherError where the refusal is about every prompt."""
+    async def _own_fault(self, error: Refused, neutral: Coroutine[Any, Any, object]) -> str:
+        """The reason why one prompt has no answer. Raises TeacherError where the refusal is about every prompt.
+
+        neutral: the same request about nothing in particular, sent where the server's words leave it open.
+        """
+        try:
+            if not error.own:
+                await neutral
+        except Refused as general:
+            raise TeacherError(
+                f"the server at {self._line.where} refuses what is asked of {self.model!r}: {general}; change what it names"
+            ) from None
+        except Unanswered:
+            pass
+        finally:
+            neutral.close()
         if error.status == 200:
             return "stopped by the server's content filter"
-        if not error.own and not self._line.ever_succeeded:
-            raise TeacherError(
-                f"the server at {self._line.where} refuses what is asked of {self.model!r}: {error}; change the setting it names"
-            ) from None
         # Without numbers the same refusal of many prompts is one reason, which is counted.
         return f"refused by the server ({re.sub(r'[0-9]+', '#', str(error.said))[:120]})"
 
@@ -330,6 +348,9 @@ class _Ask(NamedTuple):
     frame: _Frame
     n: int
     seed: int
+
+
+_NEUTRAL = _Ask(_Frame([{"role": "user", "content": "Hello."}], {}, 8), 1, 0)
 
 
 async def _gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

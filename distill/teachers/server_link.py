@@ -121,7 +121,11 @@ class Link:
 
     async def fetch(self, path: str) -> str:
         """The text of a file on the server. Raises as `ask` does."""
-        return await self._persist(lambda: self._once(lambda: self._send(path, None), 0), None)
+
+        async def once() -> str:
+            return await self._once(lambda: self._send(path, None), 0)
+
+        return await self._persist(once, None)
 
     async def upload(self, name: str, content: bytes) -> str:
         """Put a file of requests on the server: its id there. Raises as `ask` does."""
@@ -129,36 +133,38 @@ class Link:
         async def send() -> str:
             return str((await self._client.files.create(file=(name, content), purpose="batch")).id)
 
-        return await self._persist(lambda: self._once(send, 0), None)
+        async def once() -> str:
+            return await self._once(send, 0)
+
+        return await self._persist(once, None)
 
     async def failed(self, error: Unanswered) -> None:
         """Account for a request that was given up. Raises TeacherError where the server is dead rather than the prompt odd."""
-        self._failed_in_a_row = failed = self._failed_in_a_row + 1
-        tries = self.address.max_retries + 1
+        self._failed_in_a_row += 1
+        failed, tries = self._failed_in_a_row, self.address.max_retries + 1
         if failed >= self.address.give_up_after:
             raise TeacherError(
                 f"{failed} requests in a row failed {tries} times each at {self.where}, the last with "
                 f"{error.detail}. What is done is kept: see to the server, or lower concurrency (now "
                 f"{self.address.concurrency}), and run the same command again"
             )
-        try:
-            await self.ask("/models", None, lambda reply: None, retries=1)
-        except Unanswered as sick:
-            raise TeacherError(
-                f"the server at {self.where} failed {tries} times ({error.detail}) and does not list its models either "
-                f"({sick.detail}). What is done is kept: see to the server and run the same command again"
-            ) from None
-        except (Refused, NotThere):
-            pass  # it answers: that is enough
-        self._failed_in_a_row = failed
+        for last in (False, True):
+            try:
+                # Past the row of waiting requests: if the server is dead, they need not be sent.
+                await self._once(lambda: self._send("/models", None), 0)
+            except (Refused, NotThere):
+                return  # it answers: that is enough
+            except Unanswered as sick:
+                if last:
+                    raise TeacherError(
+                        f"the server at {self.where} failed {tries} times ({error.detail}) and does not list its models either "
+                        f"({sick.detail}). What is done is kept: see to the server and run the same command again"
+                    ) from None
+                await asyncio.sleep(FIRST_PAUSE)
+            else:
+                return
 
-    @property
-    def ever_succeeded(self) -> bool:
-        """Whether some completion came back: then what is refused later is that prompt's own fault."""
-        with self._lock:
-            return self._usage.completion_tokens > 0
-
-    async def _persist(self, do: Callable[[], Awaitable[T]], retries: int | None) -> T:
+    async def _persist(self, do: Callable[[], Coroutine[Any, Any, T]], retries: int | None) -> T:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
         attempts = AsyncRetrying(
@@ -167,7 +173,9 @@ class Link:
             retry=retry_if_exception_type(Unanswered),
             reraise=True,
         )
-        found: T = await attempts(do)
+        # A request keeps its place while it waits for another attempt: a server that fails is asked less, not more.
+        async with self._places:
+            found: T = await attempts(do)
         self._failed_in_a_row = 0
         return found
 
@@ -175,27 +183,26 @@ class Link:
         """One attempt, within the limits: what the server sends, or an error that says whether another one may help."""
         import openai
 
-        async with self._places:
-            await self._pace.turn(tokens)
-            try:
-                with self._lock:
-                    self._usage += Usage(requests=1)
-                async with asyncio.timeout(self.address.timeout):
-                    text = await send()
-            except openai.APIStatusError as error:
-                self._answered = True
-                raise self._judged(error) from None
-            except (openai.APITimeoutError, TimeoutError):
-                raise Unanswered("timeout", f"no answer within {self.address.timeout:g} s") from None
-            except openai.APIConnectionError as error:
-                cause = self._clean(f"{type(error.__cause__).__name__}: {error.__cause__}")
-                if not self._answered and type(error.__cause__).__name__ == "ConnectError":
-                    raise TeacherError(
-                        f"no server answers at {self.where} ({cause}); start it, or correct base_url (it usually ends in /v1)"
-                    ) from None
-                raise Unanswered("connection lost", f"a lost connection ({cause})") from None
+        await self._pace.turn(tokens)
+        try:
+            with self._lock:
+                self._usage += Usage(requests=1)
+            async with asyncio.timeout(self.address.timeout):
+                text = await send()
+        except openai.APIStatusError as error:
             self._answered = True
-            return text
+            raise self._judged(error) from None
+        except (openai.APITimeoutError, TimeoutError):
+            raise Unanswered("timeout", f"no answer within {self.address.timeout:g} s") from None
+        except openai.APIConnectionError as error:
+            cause = self._clean(f"{type(error.__cause__).__name__}: {error.__cause__}")
+            if not self._answered and type(error.__cause__).__name__ == "ConnectError":
+                raise TeacherError(
+                    f"no server answers at {self.where} ({cause}); start it, or correct base_url (it usually ends in /v1)"
+                ) from None
+            raise Unanswered("connection lost", f"a lost connection ({cause})") from None
+        self._answered = True
+        return text
 
     async def _send(self, path: str, body: Mapping[str, Any] | None) -> str:
         import httpx2

@@ -150,7 +150,7 @@ class Probe:
     async def _accepted(self) -> Accepted:
         max_tokens, plains, seed = "max_tokens", list(_PLAINS), True
         while True:
-            more: dict[str, Any] = {max_tokens: 16, "temperature": 1, "top_p": 1, **({"seed": 1} if seed else {})}
+            more: dict[str, Any] = {max_tokens: 8, "temperature": 1, "top_p": 1, **({"seed": 1} if seed else {})}
             try:
                 reply = await self._send(self._body(_COLOURS, more, plains[0]))
                 break
@@ -223,7 +223,7 @@ class Probe:
             return reply.choices[0].text
 
         try:
-            for temperature, tokens in ((1.0, 12), (1.5, 32)):
+            for temperature, tokens in ((1.0, 8), (1.5, 32)):
                 # All at once: a server with one random state for everybody keeps its word only to a lonely request.
                 one, two, again, twice = await asyncio.gather(*(said(seed, temperature, tokens) for seed in (1, 2, 1, 2)))
                 if (one, two) != (again, twice):

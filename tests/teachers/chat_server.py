@@ -2,6 +2,7 @@
 
 The toy model is a distribution over words that depends on the messages and the words before: the same seed says the same, and
 every log-probability can be checked. `drops` are parameters that it ignores in silence, `refuses` those that it answers with 400.
+Batches are done at the first look.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from vllm_server import Fault, dropped, send, slow, status, truncated
+from vllm_server import Fault, cut_off, dropped, send, slow, status, truncated
 
-__all__ = ["Fault", "Server", "another_model", "dropped", "fewer", "send", "serving", "slow", "status", "truncated"]
+__all__ = ["Fault", "Server", "another_model", "cut_off", "dropped", "fewer", "send", "serving", "slow", "status", "truncated"]
 
 WORDS = (
     "Paris",
@@ -50,7 +51,8 @@ class Server:
     """url: up to /v1. faults: consumed in order, one for each completion asked; `fails` decides by the body instead.
 
     thinks, lonely_seed (one random state for all requests), scaled (log-probabilities after temperature), continues ("flags",
-    "itself" or nothing): ways in which servers differ. change: what it does to every answer.
+    "itself" or nothing): ways in which servers differ. expires: questions that a batch has
+    no time for. change: what it does to every answer.
     """
 
     url: str = ""
@@ -73,11 +75,13 @@ class Server:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    gone: bool = False
     open_now: int = 0
     open_most: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
-    hold_batches: bool = False
+    expires: set[str] = field(default_factory=set)
+    fails_batches: str = ""
     state: random.Random = field(default_factory=lambda: random.Random(0))
 
     def start(self) -> ThreadingHTTPServer:
@@ -101,6 +105,7 @@ def serving(**settings: Any) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.gone = True
         http.shutdown()
         http.server_close()
 
@@ -201,16 +206,22 @@ def _answer(server: Server, body: dict[str, Any]) -> dict[str, Any]:
 def _handler(server: Server, lock: threading.Lock) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else header and body, sent apart, wait 40 ms for each other
 
         def log_message(self, *arguments: Any) -> None:
             pass
 
         def do_GET(self) -> None:
+            if server.gone:
+                self.close_connection = True
+                return
             if not self.known_key():
                 return
             name = self.path.removeprefix("/v1/")
             if name == "models":
                 send(self, 200, {"object": "list", "data": [{"id": one, "object": "model"} for one in server.models]})
+            elif name.partition("?")[0] == "batches":
+                send(self, 200, {"object": "list", "data": list(server.batches.values())})
             elif name.startswith("batches/") and name[8:] in server.batches:
                 _work_off(server, server.batches[name[8:]])
                 send(self, 200, server.batches[name[8:]])
@@ -225,6 +236,9 @@ def _handler(server: Server, lock: threading.Lock) -> type[BaseHTTPRequestHandle
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
+            if server.gone:  # a connection that was kept open
+                self.close_connection = True
+                return None
             if not self.known_key():
                 return None
             if self.path == "/v1/files":
@@ -285,16 +299,23 @@ def _judged(server: Server, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 def _work_off(server: Server, batch: dict[str, Any]) -> None:
     """Do a batch at once, when it is first looked at: results in one file, refusals in another, as the hosted ones have it."""
-    if server.hold_batches or batch["status"] != "in_progress":
+    if batch["status"] != "in_progress":
+        return
+    if server.fails_batches:
+        batch |= {"status": "failed", "errors": {"data": [{"message": server.fails_batches}]}}
         return
     done, failed = [], []
     for line in server.files[batch["input_file_id"]].decode().splitlines():
         request = json.loads(line)
+        if request["body"]["messages"][-1]["content"] in server.expires:
+            late = {"code": "batch_expired", "message": "too late"}
+            failed.append(json.dumps({"id": "x", "custom_id": request["custom_id"], "response": None, "error": late}))
+            continue
         fault = server.fails(request["body"])
         code, body = (500, {"error": {"message": "broken"}}) if fault is not None else _judged(server, request["body"])
         answer = {"id": "x", "custom_id": request["custom_id"], "response": {"status_code": code, "body": body}, "error": None}
         (done if code == 200 else failed).append(json.dumps(answer))
-    batch["status"] = "completed"
+    batch["status"] = "expired" if server.expires else "completed"
     for name, lines in (("output_file_id", done), ("error_file_id", failed)):
         if lines:
             server.files[f"{batch['id']}-{name}"] = "\n".join(reversed(lines)).encode()  # in no order
