@@ -19,6 +19,7 @@ from distill.recipes.cache import replace_file
 from distill.recipes.discover import load_recipe, package_name
 from distill.recipes.folder import Resume, full_disk_explained
 from distill.recipes.key import code_version, describe, digest, teachers_in
+from distill.recipes.overlap_filter import without_overlap
 from distill.recipes.progress import money
 from distill.recipes.ray_stage import RayEngine
 from distill.recipes.run import Run
@@ -49,6 +50,7 @@ _OWN = (
     "max_cost",
     "max_tokens_total",
 )
+_FILTERS = ("near_duplicates", "contamination", "contaminated")  # every recipe's too; they change the records, so they are saved
 BUDGET_SPENT = 3  # the exit code where rows were not asked because of the budget
 
 
@@ -156,8 +158,21 @@ def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
         "--max_cost", type=float | None, default=None, help="stop when the folder has cost so much, all restarts together"
     )
     parser.add_argument("--max_tokens_total", type=int | None, default=None, help="the same for tokens, read and written")
+    parser.add_argument(
+        "--near_duplicates",
+        type=float | None,
+        default=None,
+        help="leave out prompts that are this similar (Jaccard, such as 0.8) to one of an earlier group",
+    )
+    parser.add_argument(
+        "--contamination",
+        type=str | None,
+        default=None,
+        help="a test set, as prompts or records, that no record may hold part of",
+    )
+    parser.add_argument("--contaminated", type=Literal["drop", "report"], default="drop", help="what becomes of records that do")
     taken = parser.add_function_arguments(module.build, skip={"run"})
-    clash = sorted(set(taken) & set(_OWN))
+    clash = sorted(set(taken) & {*_OWN, *_FILTERS})
     if clash:
         raise ConfigError(
             f"{module.__name__}.build must not have a parameter {clash[0]!r}: every recipe's command has that option"
@@ -189,7 +204,7 @@ def _dry_run(module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
     with Run(None, dry_run=True, shard=shard, max_cost=settings.max_cost, max_tokens=settings.max_tokens_total) as run:
         assert run.estimate is not None
         built = parser.instantiate(settings)
-        arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, "config")}
+        arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, *_FILTERS, "config")}
         _check_prices(run, arguments)
         records = 0
         try:
@@ -209,9 +224,10 @@ def _dry_run(module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
 
 def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
     built = parser.instantiate(settings)
-    arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, "config")}
+    filters = {name: getattr(built, name) for name in _FILTERS}
+    arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, *_FILTERS, "config")}
     _check_prices(run, arguments)
-    records = module.build(run=run, **arguments)
+    records = without_overlap(run, module.build(run=run, **arguments), **filters)
     if run.folder is None:
         from distill.records.schema import record_line
 
@@ -223,7 +239,8 @@ def _run(run: Run, module: ModuleType, parser: ArgumentParser, settings: Any) ->
         # Only now: a start that is refused, for its settings or its inputs, leaves the config of the one before.
         replace_file(run.folder / "config.yaml", _shown(parser, settings))
     try:
-        manifest = run.write_records(records, about=_about(module, parser.prog, arguments))
+        settled = {**arguments, **({} if filters["near_duplicates"] is filters["contamination"] is None else filters)}
+        manifest = run.write_records(records, about=_about(module, parser.prog, settled))
     except RecordError:
         if run.not_asked:  # before the first record was made; the accounts have been shown
             return BUDGET_SPENT

@@ -87,9 +87,14 @@ class NearDuplicates:
         self._settings = settings
         # Candidates are compared exactly afterwards, so a wrong one costs time and a missed one is lost: ten to one for recall.
         self._index = MinHashLSH(
-            threshold=settings.threshold, num_perm=settings.permutations, weights=(0.1, 0.9), hashfunc=_short_key
+            # Hashing for equality alone would be one band, which it refuses.
+            threshold=min(settings.threshold, 0.95),
+            num_perm=settings.permutations,
+            weights=(0.1, 0.9),
+            hashfunc=_short_key,
         )
         self._rows: list[tuple[str, str, str]] = []  # (id, group, plain prompt)
+        self._last: tuple[str, str, bool, Match | None] = ("", "", False, None)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -99,6 +104,13 @@ class NearDuplicates:
 
         A prompt that the row's own group has in the index already is not added again.
         """
+        if (row.group, row.prompt, add) == self._last[:3]:  # answers to one prompt come together
+            return self._last[3]
+        best = self._found(row, add=add)
+        self._last = (row.group, row.prompt, add, best)
+        return best
+
+    def _found(self, row: Row, *, add: bool) -> Match | None:
         plain = _plain(row.prompt)
         grams = self._grams(plain)
         signature = self._signature(grams)
