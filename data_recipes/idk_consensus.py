@@ -117,7 +117,8 @@ def build(
         minority_as_negative: Whether an answerable question has other answers as negatives (the student's, where there is one).
         teach_unknown: Whether the student learns what the teacher knows and it does not; else it learns to abstain there.
         mistake_weight: Weight of a negative that the student is sure of; the other records have weight 1.
-        spare_shared: Whether an answer of the student that the teacher gave too, however rarely, is no negative.
+        spare_shared: Whether an answer is no negative if the teacher gave it too, however rarely, or if one of the two holds the
+            other whole, as "Asia, in the south" holds "Asia".
         unconfirmed: What the student is sure of and the teacher is not: no record, or the abstention with the answer as a
             negative. Measured, about half of such answers are right.
         gold: Label by the accepted answers instead, as an upper bound: answerable where the majority answer is accepted.
@@ -259,6 +260,8 @@ def _records(run: Run, told: Iterable[tuple[Question, _Side, _Side | None]], cho
             run.count(f"teacher {teacher.label}, student", agrees)
             evidence |= {"student": student.found, "cell": f"teacher {teacher.label}, student {agrees}"}
             chosen = _together(teacher, student, question, refusal, choice)
+        if question.answers:
+            evidence["accepted"] = list(question.answers)
         if question.extra:
             evidence["question"] = dict(question.extra)
         for text, polarity, role, weight in chosen:
@@ -285,7 +288,9 @@ def _alone(teacher: _Side, question: Question, refusal: str, choice: _Choice) ->
         return [_Chosen(refusal, "positive", "abstention"), *(_Chosen(one.text, "negative", "wrong") for one in wrong)]
     if teacher.label != "answerable" or not teacher.answers:
         return []
-    others = _never_accepted(teacher.answers[1:], question, choice)[:most] if choice.minority_as_negative else []
+    others: list[_Answer] = []
+    if choice.minority_as_negative:
+        others = _never_accepted(_unlike(teacher.answers[1:], teacher.answers[:1], choice), question, choice)[:most]
     return [*_known(teacher, refusal, choice), *(_Chosen(one.text, "negative", "minority") for one in others)]
 
 
@@ -296,10 +301,9 @@ def _together(teacher: _Side, student: _Side, question: Question, refusal: str, 
     knows = teacher.label == "answerable"
     if not knows and student.label == "answerable" and choice.unconfirmed == "skip":
         return []
-    # What the teacher says now and then may be right, or the same in other words: of the right answers among the negatives, most
-    # are of this kind.
+    # What the teacher says now and then may be right, or the same in other words.
     given = teacher.answers if choice.spare_shared else teacher.answers[:1] if knows else []
-    instead = [one for one in student.answers if not any(choice.equivalence.same(one.answer, other.answer) for other in given)]
+    instead = _unlike(student.answers, given, choice)
     sure = student.answers[:1] if student.label == "answerable" else []
     mistakes = _never_accepted([one for one in sure if one in instead], question, choice)
     guesses = _never_accepted([one for one in instead if one not in sure], question, choice)
@@ -344,6 +348,23 @@ def _answers(clusters: Iterable[Mapping[str, Any]], samples: Sequence[Completion
         counts = Counter(whole)
         found.append(_Answer(cluster["answer"], min(counts, key=lambda text: (-counts[text], len(text)))))
     return found
+
+
+def _unlike(answers: Sequence[_Answer], given: Sequence[_Answer], choice: _Choice) -> list[_Answer]:
+    """Those that say something else than each of `given`.
+
+    With spare_shared an answer that holds another one whole is none of them: "Asia, in the south of it" is not against "Asia".
+    """
+
+    def alike(one: str, other: str) -> bool:
+        return choice.equivalence.same(one, other) or (choice.spare_shared and (_holds(one, other) or _holds(other, one)))
+
+    return [one for one in answers if not any(alike(one.answer, other.answer) for other in given)]
+
+
+def _holds(text: str, answer: str) -> bool:
+    """Whether an answer stands in a text as whole words."""
+    return f" {normalise(answer)} " in f" {normalise(text)} "
 
 
 def _never_accepted(answers: Sequence[_Answer], question: Question, choice: _Choice) -> list[_Answer]:

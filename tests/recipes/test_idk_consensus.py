@@ -236,6 +236,14 @@ def test_what_the_teacher_says_now_and_then_is_no_negative_unless_asked_for(ques
     assert spared == [" Turin", " Pisa"] and every == [" Turin", " Bern", " Pisa"]
 
 
+def test_an_answer_that_holds_the_right_one_whole_is_no_negative(questions, monkeypatch):
+    monkeypatch.setitem(KNOWN, "known", [" Paris."] * 7 + [" Paris, the old one", " Parish", " Lyon"])
+    options = {"minority_as_negative": True, "negatives_per_question": 9, "abstention_as_negative": False}
+    assert said(made(questions, **options)[0]["known"], "negative") == [" Parish", " Lyon"]
+    every = said(made(questions, **options, spare_shared=False)[0]["known"], "negative")
+    assert every == [" Paris, the old one", " Parish", " Lyon"]
+
+
 def test_teach_unknown_without_a_student_is_refused(questions):
     with pytest.raises(ConfigError, match="teach_unknown=False needs a student"):
         made(questions, teach_unknown=False)
