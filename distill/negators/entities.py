@@ -13,6 +13,7 @@ from distill.consensus.normalisation import normalise
 from distill.errors import ConfigError
 from distill.judges.base import Judge
 from distill.negators.base import Negation, Negator
+from distill.negators.form import is_denial
 from distill.negators.gazetteer import Entity, Gazetteer, Mention, packaged_gazetteer, read_pools, with_article
 from distill.records import Prompt, Span
 
@@ -39,7 +40,7 @@ class EntitySwap(Negator):
 
     What the prompt does not name is swapped rather than what it names, since the answer is what should be wrong. judge: what
     knows some truths (a TruthTable): no swap whose truth it knows to be the response's own. Without one, "Italy borders France"
-    may become "Italy borders Austria". count: variants.
+    may become "Italy borders Austria", and a denial is left alone: with another name it mostly stays true. count: variants.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -62,6 +63,8 @@ class EntitySwap(Negator):
         >>> variant.text.startswith("Peru lies in "), "South America" in variant.text
         (True, False)
         """
+        if self.judge is None and is_denial(response):
+            return []
         asked = "\n".join(message.content for message in prompt)
         draw = random.Random(f"{seed}\x00{response}")
         mentions = self._mentions(response)

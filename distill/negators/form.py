@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 from distill.consensus.abstention import is_abstention
 from distill.consensus.normalisation import normalise
 from distill.errors import ConfigError
 from distill.negators.base import Negation
 from distill.negators.changes import changed_spans
-from distill.negators.verbs import AUXILIARIES, CONTRACTED, PAST
 
 MARKERS = (
     *("not", "no", "never", "cannot", "nobody", "nothing", "none", "without", "neither"),
     *("לא", "אינו", "אינה", "אינם", "אינן", "אין"),
 )
-
-# What English may add or take out to deny or affirm, beside the verb's own form.
-_LIGHT = AUXILIARIES | frozenset(CONTRACTED) | frozenset((*MARKERS, "any", "some", "either", "also", "too", "a", "an"))
-_SAME_STEM = 3  # letters that two forms of one verb share at their start: traverse, traversed
 
 
 def check_form_settings(max_longer: int, max_changed: float) -> None:
@@ -37,14 +31,12 @@ def as_negation(
     max_longer: int,
     max_changed: float,
     markers: tuple[str, ...],
-    keep_content: bool = False,
 ) -> Negation | None:
     """The reply as a negation of the statement, in the statement's own outer white space; None where it is refused.
 
     Refused: blank, the same as the statement after `normalise`, an abstention, more than max_longer words longer or with more
     than max_changed of its words changed (0 to 1), which is a rewrite; with as many of the negating words `markers` as before
-    (() for languages without such words); with keep_content, any change of a name, a number or a content word but for a verb's
-    ending (English only). This sees form only, never truth.
+    (() for languages without such words). This sees form only, never truth.
 
     >>> settings = {"max_longer": 4, "max_changed": 0.5, "markers": MARKERS}
     >>> as_negation(" Iron is a metal.", "Iron is not a metal.", **settings).text
@@ -59,32 +51,22 @@ def as_negation(
         return None
     if markers and _negations(reply, markers) == _negations(body, markers):
         return None  # small models change the subject, or repeat the statement with a preface
-    if keep_content and not _same_content(body, reply):
-        return None
     text = statement[: len(statement) - len(statement.lstrip())] + reply
     spans = changed_spans(statement, text)
     changed = sum(len(text[span.start : span.end].split()) for span in spans)
     return Negation(text=text, spans=spans) if changed <= max_changed * len(text.split()) else None
 
 
+def is_denial(text: str) -> bool:
+    """Whether a text has a negating word. Another name or number makes no such text false: neither Oslo nor Rome is in Peru.
+
+    >>> is_denial("Oslo isn't in Peru."), is_denial("Oslo is in Norway.")
+    (True, False)
+    """
+    return _negations(text, MARKERS) > 0
+
+
 def _negations(text: str, markers: tuple[str, ...]) -> int:
     """How many negating words the text has; "isn't" counts."""
     words = re.findall(r"[\w']+", text.casefold().replace("’", "'"))
     return sum(word in markers or word.endswith("n't") for word in words)
-
-
-def _same_content(old: str, new: str) -> bool:
-    """Whether names and numbers are the same, and every other changed word is a light one or another form of a word there was."""
-    before, after = (Counter(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text)) for text in (old, new))
-    removed, added = list((before - after).elements()), list((after - before).elements())
-    first = {old.split()[0].strip('"“(').casefold(), new.split()[0].strip('"“(').casefold()}  # its capital is the sentence's
-    changed = [[word for word in words if word.casefold().replace("’", "'") not in _LIGHT] for words in (removed, added)]
-    if any(not word.islower() and word.casefold() not in first for words in changed for word in words):
-        return False
-    stems = [sorted(_stem(word.casefold()) for word in words) for words in changed]
-    return stems[0] == stems[1]
-
-
-def _stem(word: str) -> str:
-    """What two forms of one verb share: the base of a known past, else the first letters."""
-    return PAST.get(word, word)[:_SAME_STEM]

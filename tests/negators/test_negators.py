@@ -9,6 +9,7 @@ from distill.errors import ConfigError, TeacherError
 from distill.judges import TruthTable
 from distill.negators import (
     AnswerSwap,
+    EntitySwap,
     Negation,
     NumberChange,
     RuleNegator,
@@ -140,8 +141,8 @@ def test_verb_forms_lead_back_to_one_base():
 
 def test_a_swap_replaces_every_occurrence_and_marks_the_new_answer():
     swap = AnswerSwap(pool=("Paris", "Rome"))
-    found = swap.negate((), "Paris, yes Paris, not Parisian.")
-    assert [one.text for one in found] == ["Rome, yes Rome, not Parisian."]
+    found = swap.negate((), "Paris, yes Paris, the Parisian one.")
+    assert [one.text for one in found] == ["Rome, yes Rome, the Parisian one."]
     assert marked(found[0]) == ["Rome", "Rome"]
 
 
@@ -267,9 +268,15 @@ def test_a_report_keeps_precision_coverage_and_what_nobody_could_judge_apart():
 
 
 def test_a_negator_that_lies_is_found_out():
-    swap = AnswerSwap(pool=("Iron", "Wood"))  # another truth, but not the opposite one of "Wood is not a metal."
-    report = measure_negator(swap, [("Iron is a metal.", True), ("Wood is not a metal.", True)], TABLE)
-    assert report.precision == 1.0
-    wrong = measure_negator(AnswerSwap(pool=("a metal", "not a metal")), [("Iron is a metal.", False)], TABLE)
-    assert wrong.precision == 0.0
-    assert measure_negator(swap, [], TABLE).precision is None
+    report = measure_negator(
+        AnswerSwap(pool=("Wood", "Glass")), [("Wood is a metal.", False)], TruthTable(truth={"Glass is a metal.": False})
+    )
+    assert (report.precision, report.precision_error, report.refused) == (0.0, 0.0, 0)
+    assert measure_negator(RuleNegator(), [], TABLE).precision is None
+
+
+@pytest.mark.parametrize("negator", [AnswerSwap(pool=("Oslo", "Rome")), NumberChange(), EntitySwap()])
+def test_a_denial_is_not_swapped_since_it_would_stay_true(negator):
+    assert negator.negate((), "Oslo has 3 kings.") != []
+    assert negator.negate((), "Oslo does not have 3 kings.") == []
+    assert negator.negate((), "Oslo doesn't have 3 kings.") == []

@@ -4,10 +4,8 @@ import pytest
 
 from distill.errors import ConfigError, TeacherError
 from distill.negators import TextToTextNegator
-from distill.negators.form import MARKERS, as_negation
+from distill.negators.edits import is_plain_negation
 from distill.teachers.base import Completion, Generator
-
-SETTINGS = {"max_longer": 4, "max_changed": 0.7, "markers": MARKERS, "keep_content": True}
 
 
 class Maps(Generator):
@@ -54,17 +52,24 @@ def test_a_text_that_was_cut_off_is_no_statement():
     assert TextToTextNegator(generator=model).negate((), "Iron is a metal.") == []
 
 
-@pytest.mark.parametrize(
-    ("statement", "reply"),
-    [
-        ("The Danube traverses Bratislava.", "The Danube does not traverse Bratislava."),
-        ("He wrote Hamlet.", "He did not write Hamlet."),
-        ("He didn't write Hamlet.", "He wrote Hamlet."),
-        ("Birds have wings.", "Birds do not have any wings."),
-    ],
-)
-def test_a_verb_may_change_its_form(statement, reply):
-    assert as_negation(statement, reply, **SETTINGS) is not None
+PLAIN = [
+    ("The Danube traverses Bratislava.", "The Danube does not traverse Bratislava."),
+    ("The Danube traverses Bratislava.", "The Danube doesn't traverse Bratislava."),
+    ("He wrote Hamlet.", "He did not write Hamlet."),
+    ("He strove to win.", "He did not strive to win."),
+    ("He hopped home.", "He did not hop home."),
+    ("Iron has 26 protons.", "Iron does not have 26 protons."),
+    ("Whales inhabit oceans.", "Whales do not inhabit oceans."),
+    ("Lyon is old.", "Lyon isn’t old."),
+    ("Birds can fly.", "Birds cannot fly."),
+    ("It has been signed.", "It has not been signed."),
+]
+
+
+@pytest.mark.parametrize(("statement", "denial"), PLAIN)
+def test_a_denied_verb_in_its_own_tense_is_a_plain_negation_both_ways(statement, denial):
+    assert is_plain_negation(statement, denial)
+    assert is_plain_negation(denial, statement)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +77,36 @@ def test_a_verb_may_change_its_form(statement, reply):
     [
         "The Danube does not traverse Brazil.",
         "The Dnieper does not traverse Bratislava.",
+        "Dan does not traverse Bratislava.",
         "The Danube does not leave Bratislava.",
+        "The Danube did not traverse Bratislava.",
+        "The Danube did not traverses Bratislava.",
+        "The Danube does not traverses Bratislava.",
+        "The Danube do not traverse Bratislava.",
         "The Danube does not traverse Bratislava in 1990.",
         "The Danube does not traverse.",
-        "The Danube traverses Bratislava often.",
+        "The Danube not traverses Bratislava.",
+        "The Danube traverses not Bratislava.",
+        "The Danube never traverses Bratislava.",
+        "Not the Danube traverses Bratislava.",
+        "The Danube traverses Bratislava.",
+        "",
     ],
 )
-def test_a_name_a_number_or_a_content_word_may_not_change(reply):
-    assert as_negation("The Danube traverses Bratislava.", reply, **SETTINGS) is None
+def test_another_word_tense_or_number_is_no_plain_negation(reply):
+    assert not is_plain_negation("The Danube traverses Bratislava.", reply)
+
+
+def test_a_vanished_auxiliary_is_no_denial():
+    assert not is_plain_negation("What has the symbol Fe is iron.", "What not the symbol Fe is iron.")
+
+
+def test_other_languages_are_checked_by_form_alone():
+    model = Maps({"הברזל הוא מתכת": ["הברזל אינו מתכת"]})
+    assert TextToTextNegator(generator=model).negate((), "הברזל הוא מתכת") == []
+    assert [one.text for one in TextToTextNegator(generator=model, plain=False).negate((), "הברזל הוא מתכת")] == [
+        "הברזל אינו מתכת"
+    ]
 
 
 def test_settings_that_refuse_or_accept_anything_are_refused():

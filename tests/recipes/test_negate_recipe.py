@@ -142,11 +142,14 @@ def test_the_packaged_statements_are_negated_rightly():
 
 
 def test_a_negation_that_is_none_is_dropped_and_counted(statements):
-    # Swapping the material keeps "Wood is not a stone" true: no negation at all.
-    judge = TruthTable(truth={"Iron is not a stone.": True, "Wood is a metal.": False, "Iron is a metal.": True})
-    records, run = made(statements, negator=AnswerSwap(pool=("Iron", "Wood")), judge=judge)
-    assert run.counts["negation"] == {"right": 2, "wrong": 1}
-    assert not any("stone" in record.response for record in records)
+    # Of a false statement a swap makes another false one: no negation at all.
+    judge = TruthTable(truth={"Wood is a metal.": False, "Iron is a metal.": True, "Tin is a metal.": False})
+    swap = AnswerSwap(pool=("Iron", "Wood"))
+    records, run = made(statements, negator=swap, judge=judge)
+    assert run.counts["negation"] == {"right": 2}
+    records, run = made(statements, negator=AnswerSwap(pool=("Wood", "Tin")), judge=judge)
+    assert run.counts["negation"] == {"wrong": 1}
+    assert records == []
 
 
 def test_an_unjudged_negation_is_dropped_and_counted(statements):
