@@ -233,7 +233,7 @@ def _done(stage: str, work: Portable, engine: RayEngine, batches: Path, count: i
     import ray.data
     from ray.exceptions import RayError
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # that its bars are off is no news
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False  # the stage has its own
     context.target_max_block_size = 1  # every batch travels alone, so that a kill costs no more than what is under way
