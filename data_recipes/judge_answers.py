@@ -157,7 +157,9 @@ def _chosen(
                 run.count("verdicts below min_confidence", _OF[verdict.approved])
             polarity: Polarity = "positive" if approved else "negative"
             sides[_OF[approved]].append(Chosen(claim.response, polarity, verdict, claim.carried[1]))
-        good, bad = sides["positive"][:positives], sides["negative"][:negatives]
+        # A positive that was cut teaches to stop in mid-sentence.
+        whole = [one for one in sides["positive"] if one.answer is None or one.answer.ended]
+        good, bad = (whole or sides["positive"])[:positives], sides["negative"][:negatives]
         if reference_as_positive and not sides["positive"] and question.answers and positives:
             accepted = Verdict(approved=True, reason="accepted answer")
             good = [Chosen(_like(several, question.answers[0]), "positive", accepted, None)]

@@ -96,6 +96,12 @@ def test_a_wording_that_ended_by_itself_goes_before_the_same_one_cut(prompts, mo
     assert said(made(prompts, sampling=Sampling(n=2))[0]["mixed"], "positive") == [" Paris."]
 
 
+def test_an_answer_that_was_cut_is_positive_only_where_no_approved_one_ended(prompts, monkeypatch):
+    monkeypatch.setitem(KNOWN, "mixed", [" Paris. And...", " Paris. And...", " Paris. Yes"])
+    assert said(made(prompts, sampling=Sampling(n=3))[0]["mixed"], "positive") == [" Paris. Yes"]
+    assert said(made(prompts, sampling=Sampling(n=2))[0]["mixed"], "positive") == [" Paris. And..."]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Doubter(Judge):
     """Sure of Rome alone, and points at it."""
