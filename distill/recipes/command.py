@@ -23,7 +23,7 @@ from distill.recipes.overlap_filter import without_overlap
 from distill.recipes.progress import money
 from distill.recipes.ray_stage import RayEngine
 from distill.recipes.run import Run
-from distill.recipes.served import with_server_classes
+from distill.recipes.served import what_servers_can, with_server_classes
 from distill.recipes.shards import parse_shard
 from distill.recipes.spending import no_price
 from distill.settings import PARSER_MODE, parse, prepare
@@ -215,6 +215,8 @@ def _dry_run(module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
             if run.estimate.failed_within or not run.estimate.stages:
                 raise
         print(run.estimate.table())
+        for lines in what_servers_can(teachers_in(arguments)):
+            print(lines)
         if records:
             print(f"{records} records need no teacher")
         if run.budget.max_cost is not None and run.estimate.cost > run.budget.max_cost:

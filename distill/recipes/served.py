@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -33,6 +33,16 @@ def with_server_classes(build: Callable[..., Any], argv: Sequence[str]) -> list[
         first = next(place for place, word in enumerate(out) if word.startswith(f"--{name}."))
         out[first:first] = [f"--{name}", SERVER]
     return out
+
+
+def what_servers_can(teachers: Iterable[Teacher]) -> Iterator[str]:
+    """Two lines on each teacher that is behind a server; asks it some twenty tiny requests."""
+    from distill.teachers.server import ServerTeacher
+
+    for teacher in teachers:
+        if isinstance(teacher, ServerTeacher):
+            can, _, cannot = teacher.capabilities().summary().partition("\n")
+            yield f"{teacher.model} {can}\n{teacher.model} {cannot}"
 
 
 def _with_address(argv: Sequence[str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from distill.errors import TeacherError
@@ -54,6 +54,20 @@ class Capabilities:
     prompt_scoring: Literal["prompt_logprobs", "echo"] | None = None
     counts: bool = False
     thinks: bool = False
+
+    def summary(self) -> str:
+        """What it can and what it cannot, in two lines.
+
+        >>> print(Capabilities(n=True, top_log_probs=20, log_probs=True, seed="alone", counts=True).summary())
+        can: n, log_probs, top_log_probs (20), counts, seed (alone)
+        cannot: raw_log_probs, json_schema, stop, top_k, plain, continues, prompt_scoring
+        """
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("models", "thinks", "seed")}
+        can = [f"{name}" if value is True else f"{name} ({value})" for name, value in told.items() if value]
+        cannot = [name for name, value in told.items() if not value]
+        (can if self.seed in ("honoured", "alone") else cannot).append(f"seed ({self.seed})")
+        thinks = "\nthinks before it answers" if self.thinks else ""
+        return f"can: {', '.join(can)}\ncannot: {', '.join(cannot) or 'nothing that was asked'}{thinks}"
 
 
 @dataclass(frozen=True, kw_only=True)

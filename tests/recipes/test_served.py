@@ -84,6 +84,13 @@ def test_a_run_with_a_server_counts_its_cost_and_gives_the_same_bytes_again(
     assert len(kept) > 6 and not [file for file in kept if b"very-secret" in file.read_bytes()]
 
 
+def test_a_dry_run_says_what_the_server_can_and_what_it_cannot(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.drops = frozenset({"response_format"})
+    assert main([*COMMAND, "--teacher.base_url", server.url, "--teacher.model", "qwen3", "--dry_run", "true"]) == 0
+    said = capsys.readouterr().out
+    assert "qwen3 can: n, log_probs, top_log_probs (17)" in said and "qwen3 cannot: json_schema" in said
+
+
 def test_a_model_that_is_not_served_is_told_with_those_that_are(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMAND, "--teacher.base_url", server.url, "--teacher.model", "qwen4", "--out", "run"]) == 2
     assert "it serves qwen3" in capsys.readouterr().err and not list(Path("run").rglob("*.parquet"))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the contract tests load this file from elsewhere
 from chat_server import Server, log_probs, serving
 
 from distill.errors import ConfigError, TeacherError

@@ -151,7 +151,7 @@ def test_a_server_that_is_gone_stops_the_run_at_the_first_row() -> None:
         one = teacher(server, max_retries=0, concurrency=1)
         one.check(ONE)
     with pytest.raises(TeacherError, match="does not list its models either"):
-        one.generate(QUESTIONS, ONE)
+        one.generate(QUESTIONS[:4], ONE)
 
 
 def test_where_there_never_was_a_server_nothing_is_tried_twice() -> None:

@@ -21,7 +21,7 @@ from distill.teachers.huggingface import HuggingFaceTeacher
 from distill.teachers.server import ServerTeacher
 
 pytestmark = pytest.mark.slow
-PROMPTS = ask("What is the capital of France?", "What is the chemical symbol of gold?", "Name a river in Africa.")
+PROMPTS = ask("What is the capital of France?", "Name a river in Africa.")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def teacher(url: str, smollm2: Path) -> ServerTeacher:
 
 
 def test_the_server_says_greedily_what_the_model_says_here(teacher: ServerTeacher, smollm2: Path) -> None:
-    greedy = Sampling(n=2, temperature=0, max_tokens=8)
+    greedy = Sampling(n=2, temperature=0, max_tokens=10)
     here = HuggingFaceTeacher(model=str(smollm2), dtype="float32").generate(PROMPTS, greedy)
     served = teacher.generate(PROMPTS, greedy)
     assert [[one.text for one in several] for several in served] == [[one.text for one in several] for several in here]
@@ -65,9 +65,9 @@ def test_the_server_says_greedily_what_the_model_says_here(teacher: ServerTeache
 def test_it_samples_and_keeps_seeds_whatever_the_concurrency(teacher: ServerTeacher, url: str) -> None:
     # Left to itself it is greedy at any temperature for a model whose own config does not say to sample.
     sampling = Sampling(n=2, max_tokens=6)
-    found = teacher.generate(PROMPTS[:2], sampling)
+    found = teacher.generate(PROMPTS, sampling)
     assert len({one.text for several in found for one in several}) > 2
-    assert teacher.generate(PROMPTS[1::-1], sampling) == found[::-1]
+    assert teacher.generate(PROMPTS[::-1], sampling) == found[::-1]
 
 
 def test_what_it_drops_in_silence_is_refused_where_it_is_needed(teacher: ServerTeacher, url: str) -> None:
