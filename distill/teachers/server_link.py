@@ -64,6 +64,7 @@ class Link:
         self.address = address
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
         self._usage = Usage()
         self._failed_in_a_row = 0
         self._answered = False  # whether any server was ever there
@@ -269,7 +270,8 @@ class Link:
 
     def _open(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._process != os.getpid():  # a fork takes no threads along
+                self._process = os.getpid()
                 self._client = self._make_client()
                 self._places = asyncio.Semaphore(self.address.concurrency)
                 self._pace = Pace(

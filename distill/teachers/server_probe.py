@@ -192,7 +192,7 @@ class Probe:
             plain=plains[0],
             seed=seed,
             counts=reply.prompt_tokens is not None and reply.completion_tokens is not None,
-            thinks=first.thought or first.text.lstrip().startswith("<think>"),
+            thinks=reply.thought or first.text.lstrip().startswith("<think>"),
             prompt_tokens=reply.prompt_tokens,
         )
 

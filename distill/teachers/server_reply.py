@@ -24,7 +24,7 @@ class Token(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of a reply's texts. `tokens` is empty where the server gives none, `thought` whether it thought first."""
+    """One of a reply's texts. `tokens` is empty where the server gives none; thought: whether reasoning stands beside it."""
 
     text: str
     finish: str
@@ -33,12 +33,13 @@ class Choice(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A whole reply. The counts are None where the server does not say."""
+    """A whole reply. The counts are None where the server does not say; thought: whether tokens went into reasoning."""
 
     choices: tuple[Choice, ...]
     model: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    thought: bool
 
 
 def read_reply(reply: Mapping[str, Any], *, model: str, n: int) -> Reply:
@@ -51,7 +52,10 @@ def read_reply(reply: Mapping[str, Any], *, model: str, n: int) -> Reply:
         said = str(reply.get("model") or "")
         choices = tuple(_choice(one) for one in sorted(reply["choices"], key=lambda one: one.get("index") or 0))
         usage = reply.get("usage") or {}
-        counts = [None if (count := usage.get(name)) is None else int(count) for name in ("prompt_tokens", "completion_tokens")]
+        thought = bool((usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
+        read, written = (
+            None if (count := usage.get(name)) is None else int(count) for name in ("prompt_tokens", "completion_tokens")
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         about = reply.get("error") or repr(error)
         raise Unanswered("broken answer", f"an answer that is no chat completion: {str(about)[:120]}") from None
@@ -66,7 +70,7 @@ def read_reply(reply: Mapping[str, Any], *, model: str, n: int) -> Reply:
         raise Unanswered("broken answer", "an answer that was aborted")
     if len(choices) < n:
         raise Unanswered("broken answer", f"{len(choices)} completions where {n} were asked for")
-    return Reply(choices, said, *counts)
+    return Reply(choices, said, read, written, thought or any(choice.thought for choice in choices))
 
 
 def same_model(asked: str, said: str) -> bool:

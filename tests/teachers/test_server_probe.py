@@ -123,6 +123,12 @@ def test_a_server_that_is_greedy_at_any_temperature_cannot_pass_for_one_that_sam
         assert teacher(server).generate(QUESTIONS[:1], Sampling(temperature=0))
 
 
+def test_reasoning_that_is_only_counted_is_noticed_too(server: Server) -> None:
+    server.change = lambda answer: answer["usage"].update(completion_tokens_details={"reasoning_tokens": 7})
+    with pytest.raises(TeacherError, match="thinks before it answers"):
+        teacher(server).check(Sampling(max_tokens=32))
+
+
 def test_a_model_that_thinks_needs_room_for_it() -> None:
     with serving(thinks=True) as server:
         with pytest.raises(TeacherError, match="thinks before it answers.*enable_thinking"):
