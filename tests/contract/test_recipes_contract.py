@@ -8,6 +8,7 @@ import ast
 import hashlib
 import inspect
 import json
+import re
 import socket
 from collections.abc import Callable
 from functools import lru_cache
@@ -31,7 +32,16 @@ ROWS = 6
 
 # recipe -> (what is asked, number of the sample) -> the reply; by default "Answer A" to "Answer D", by the question alone.
 Reply = Callable[[str, int], str]
-REPLIES: dict[str, Reply] = {}
+
+
+def question_on_a_passage(asked: str, number: int) -> str:
+    """A question on the passage between the two fences, or its answer: the first long word."""
+    *_, passage, rest = re.split(r"^[0-9a-f]{16}$", asked, flags=re.MULTILINE)  # before it stands an example
+    answer = next(word for word in re.findall(r"\w+", passage) if len(word) > 4)
+    return answer if "Question:" in rest else f"Q: What begins entry {len(passage)}?\nA: {answer}"
+
+
+REPLIES: dict[str, Reply] = {"questions": question_on_a_passage}
 
 by_recipe = pytest.mark.parametrize("name", RECIPES)
 checkout = pytest.mark.skipif(not (ROOT / "setup.cfg").is_file(), reason="not a source checkout")
@@ -122,7 +132,7 @@ def test_a_recipe_says_in_one_line_what_it_makes_and_how_it_is_run(name):
     text = ast.get_docstring(ast.parse((ROOT / "data_recipes" / f"{name}.py").read_text(encoding="utf-8"))) or ""
     first, _, rest = text.partition("\n")
     assert first.endswith((".", "?", "!")) and len(first) <= 130
-    assert f"python -m data_recipes.{name}" in rest
+    assert f"python -m data_recipes.{name}" in rest or f"distill recipe {name}" in rest
     config = (ROOT / "configs" / "recipe" / f"{name}.yaml").read_text(encoding="utf-8")
     assert config.startswith("# ") and f"distill recipe {name}" in config and "${" not in config
     page = (ROOT / "docs" / "how-to" / "recipes" / f"{name}.md").read_text(encoding="utf-8")
