@@ -56,7 +56,8 @@ class RetrievalJudge(Judge):
         searches = [f"{question}\n{claim}" for question, claim in zip(questions, claims, strict=True)]
         passages = [self.searcher.search(search, self.k) for search in searches]
         asked = [(Message(role="user", content=question),) if question else () for question in questions]
-        verdicts = self.entailment.judge_many(asked, claims, [tuple(one.whole for one in found) for found in passages])
+        texts = [tuple(map(_entry, found)) for found in passages]
+        verdicts = self.entailment.judge_many(asked, claims, texts)
         findings: list[list[dict[str, Any]]] = [[] for _ in responses]
         for (row, span), claim, found, verdict in zip(places, claims, passages, verdicts, strict=True):
             findings[row].append(_finding(span, claim, found, verdict))
@@ -95,6 +96,12 @@ def _sentences(response: str) -> list[tuple[int, int]]:
 def _question(prompt: Prompt) -> str:
     """What was asked last."""
     return next((message.content for message in reversed(prompt) if message.role == "user"), "")
+
+
+def _entry(passage: Passage) -> str:
+    """The text on one line, under its title where it has one."""
+    text = passage.text.replace("\n", " ")
+    return f"{passage.title}\n{text}" if passage.title else text
 
 
 def _finding(span: tuple[int, int], claim: str, passages: Sequence[Passage], verdict: Verdict) -> dict[str, Any]:
