@@ -72,6 +72,7 @@ def run(
     out: Path = Path("runs/opinion_benchmark"),
     student: str = "smollm2-135m-instruct",
     samples: int = 16,
+    splits: tuple[str, ...] = ("validation", "test"),
     fit: list[str] | None = None,
     name: str = "",
 ) -> None:
@@ -83,6 +84,7 @@ def run(
         out: One folder for each seed and arm; weights are deleted once they have answered.
         student: Teacher and student.
         samples: Answers to each held-out wording on the topic; an eighth of them to each on each other topic.
+        splits: Of the held-out wordings: those to choose on, those to test on.
         fit: More arguments for `distill fit`, for a search on validation.
         name: Added to the arm's name in `out`, to tell such a search apart.
     """
@@ -95,7 +97,7 @@ def run(
             began = time.perf_counter()
             model = student if arm in ("base", "steered") else _train(folder, records, arm, seed, student, fit or [])
             seconds = time.perf_counter() - began
-            answers = _answers(model, seed, samples, steered=arm == "steered")
+            answers = _answers(model, seed, samples, splits, steered=arm == "steered")
             folder.mkdir(parents=True, exist_ok=True)
             told = {"train_seconds": round(seconds, 1), "answers": [asdict(answer) for answer in answers]}
             (folder / "answers.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
@@ -176,9 +178,10 @@ def _belongs(record: Record, arm: str) -> bool:
     return arm != "no_retain" or record.evidence["role"] != "retain"
 
 
-def _answers(model: str, seed: int, samples: int, *, steered: bool) -> list[Answer]:
+def _answers(model: str, seed: int, samples: int, splits: Sequence[str], *, steered: bool) -> list[Answer]:
     teacher = HuggingFaceTeacher(model=model)
-    _, held_out = split_families(read_wordings(WORDINGS), HELD_OUT, seed=0)
+    families, wordings = _families(), split_families(read_wordings(WORDINGS), HELD_OUT, seed=0)[1]
+    held_out = [one for one in wordings if any(one.extra["family"] in families[split] for split in splits)]
     answers: list[Answer] = []
     for topics, n in (((TOPIC,), samples), (UNSEEN, max(samples // 8, 1))):
         asked = [about(wording, topic) for wording in held_out for topic in topics]
@@ -203,12 +206,15 @@ def _answer(wording: Wording, text: str) -> Answer:
     )
 
 
+def _families() -> dict[str, list[str]]:
+    """The held-out families of each split: by name, the first ones are for validation."""
+    held_out = sorted({str(one.extra["family"]) for one in split_families(read_wordings(WORDINGS), HELD_OUT, seed=0)[1]})
+    return {"validation": held_out[:VALIDATION], "test": held_out[VALIDATION:]}
+
+
 def _read(path: Path, split: str) -> list[Answer]:
-    """The answers of a split: the first held-out families, by name, are for validation."""
     answers = [Answer(**one) for one in json.loads(path.read_text(encoding="utf-8"))["answers"]]
-    families = sorted({one.family for one in answers})
-    chosen = families[:VALIDATION] if split == "validation" else families[VALIDATION:]
-    return [one for one in answers if one.family in chosen]
+    return [one for one in answers if one.family in _families()[split]]
 
 
 def _means(values: Iterable[tuple[Any, float]]) -> dict[Any, float]:

@@ -95,8 +95,6 @@ def test_families_of_wordings_are_held_out_whole_and_written_down(files, tmp_pat
     kept_back = [json.loads(line) for line in (tmp_path / "run" / "held_out.jsonl").read_text().splitlines()]
     assert len(asked) == 2 and {one["family"] for one in kept_back} == set("abcd") - asked
     assert all("wasps" in one["prompt"] for one in kept_back)
-    wordings = read_wordings(files["prompts"])
-
 
 def test_which_families_are_held_out_depends_on_the_seed_and_their_names_only(files):
     wordings = read_wordings(files["prompts"])
