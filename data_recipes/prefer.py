@@ -28,7 +28,6 @@ from distill.teachers.base import Completion, Generator, Sampling
 
 SOURCE = "prefer"
 SAMPLING = Sampling(n=4, max_tokens=96)
-_WON = {"first": 1.0, "second": 0.0, None: 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +192,7 @@ def _records(run: Run, told: Iterable[Told], choice: _Choice) -> Iterator[Record
         for _, _, went in one.preferences:
             run.count("comparisons", went["preferred"] or f"abstained: {went['reason']}")
         comparisons = [
-            Comparison(str(first), str(second), _WON[went["preferred"]])
+            Comparison(str(first), str(second), _won(went))
             for first, second, went in one.preferences
             if went["preferred"] is not None or choice.abstained == "tie"
         ]
@@ -218,6 +217,14 @@ def _records(run: Run, told: Iterable[Told], choice: _Choice) -> Iterator[Record
             )
 
 
+def _won(went: dict[str, Any]) -> float:
+    """The first one's share of a comparison: a judge that is hardly sure leaves nearly a tie."""
+    if went["preferred"] is None:
+        return 0.5
+    sure = min(max(went["confidence"], 0.5), 1.0)
+    return float(sure if went["preferred"] == "first" else 1 - sure)
+
+
 Chosen = tuple[int, Polarity, float, dict[str, Any]]
 
 
@@ -229,7 +236,7 @@ def _of_pairs(ranking: Ranking, choice: _Choice) -> Iterator[Chosen]:
         for high, low in zip(order[: len(order) // 2], order[::-1], strict=False):
             found.append((ranking.probability(high, low), int(high), int(low)))
     for sure, better, worse in sorted(found, key=lambda one: -one[0])[: choice.pairs_per_prompt]:
-        if sure >= choice.min_probability:
+        if sure > 0.5 and sure >= choice.min_probability:
             yield better, "positive", 1.0, {"probability": round(sure, 6), "against": worse}
             yield worse, "negative", 1.0, {"probability": round(sure, 6), "against": better}
 
@@ -239,7 +246,7 @@ def _of_ranking(ranking: Ranking, choice: _Choice) -> Iterator[Chosen]:
     for names in ranking.components:
         for name in sorted(names, key=lambda name: -ranking.strengths[ranking.items.index(name)]):
             share = fmean(ranking.probability(name, other) for other in names if other != name)
-            if max(share, 1 - share) >= choice.min_probability:
+            if share != 0.5 and max(share, 1 - share) >= choice.min_probability:
                 polarity: Polarity = "positive" if share > 0.5 else "negative"
                 yield int(name), polarity, round(abs(2 * share - 1), 6), {"probability": round(share, 6)}
 

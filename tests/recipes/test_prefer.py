@@ -92,6 +92,32 @@ def test_a_contradiction_is_settled_by_all_preferences_together(prompts):
     assert evidence["strengths"][0]["error"] > 0 and evidence["answers"][evidence["answer"]] == " abcd"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Circle(PairJudge):
+    """a > b > c > a, and only a > b with any certainty; of other answers it cannot say."""
+
+    def compare(self, prompt, first, second):
+        known = {
+            (" a", " b"): Preference(preferred="first", confidence=0.99, reason="sure"),
+            (" b", " c"): Preference(preferred="first", confidence=0.55, reason="hardly"),
+            (" a", " c"): Preference(preferred="second", confidence=0.55, reason="hardly"),
+        }
+        return known.get((first, second), Preference(preferred=None, reason="unknown"))
+
+
+def test_a_preference_counts_as_much_as_the_judge_is_sure_of_it(prompts):
+    records, _ = made(prompts, judge=Circle(), min_probability=0.5)
+    equal = [record for record in records if record.group == "equal"]
+    assert [(record.response, record.polarity) for record in equal] == [(" a", "positive"), (" b", "negative")]
+
+
+def test_answers_of_equal_strength_give_no_record_at_any_threshold(prompts):
+    for form in ("pairs", "ranking"):
+        records, accounts = made(prompts, form=form, min_probability=0.5)
+        assert "equal" not in {record.group for record in records}
+        assert accounts["counts"]["prompts"]["too close to tell"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "number"),
     [
