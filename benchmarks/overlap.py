@@ -94,6 +94,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     folder = parser.parse_args().data
+    # First, while no memory has been given back that could be used again.
+    print(f"{memory(gsm8k(folder), Overlap()):.0f} bytes for each row of the index\n", flush=True)
     sets: dict[str, Callable[[Path], list[str]]] = {"gsm8k": gsm8k, "wikitext2": wikitext}
     print("| set | words changed | copies | near-duplicates found | over the threshold | contamination found | false alarms |")
     print("|---|---|---|---|---|---|---|")
@@ -104,7 +106,6 @@ def main() -> None:
             wrong = f"{found['near wrong'] + found['runs wrong']} of {found['copies'] + found['others']}"
             shares = [f"{found[key] / found['copies']:.3f}" for key in ("near right", "runs right")]
             print(f"| {name} | {rate:.0%} | {found['copies']} | {shares[0]} | {over} | {shares[1]} | {wrong} |", flush=True)
-    print(f"\n{memory(gsm8k(folder), Overlap()):.0f} bytes for each row")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ SHORT = 5  # words: a shorter test prompt is found only where it is the whole of
 TEMPLATE = 10  # test rows: a run of words in more of them is no question's own
 # One word, or one sign of a script that has no spaces between words.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORDS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+# What is calculated is no punctuation: 8 + 7 is not 8 - 7.
+_SIGNS = r"[+×÷*/=^%±−√≤≥≠$€£¥]|(?<=\s)-(?=\s)|(?<=\d)-(?=\d)|(?<![\w-])-(?=\d)"
+_WORDS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|{_SIGNS}")
 
 
 @dataclass(frozen=True, kw_only=True)

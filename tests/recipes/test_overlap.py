@@ -48,6 +48,14 @@ class TestNearDuplicates:
         assert index.find(row("b", "What is the capital of Germany?"), add=True) is None
         assert len(index) == 2
 
+    def test_another_sign_is_another_sum(self):
+        index = NearDuplicates(Overlap(threshold=1.0))
+        sums = ["8 + 7", "8 - 7", "8 × 7"]
+        assert [index.find(row(text, f"Work out {text}."), add=True) for text in sums] == [None] * 3
+        assert index.find(row("again", "work out 8-7")) == Match("8 - 7", "near-duplicate", 1.0)
+        leak = Contamination(SETTINGS, [row("t", "Work out 8 + 7.")])
+        assert leak.find(row("a", "Work out 8 - 7.")) is None
+
     def test_prompts_of_one_group_are_no_repetition_of_each_other(self):
         index = NearDuplicates(SETTINGS)
         assert index.find(row("a", LONG, group="g"), add=True) is None
