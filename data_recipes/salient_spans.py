@@ -48,7 +48,7 @@ def build(
 
     Args:
         run: Where results are kept.
-        prompts: Texts, one in each row: a .txt file with one a line, .jsonl, .csv, .parquet, or example:passages. Give this or
+        prompts: Texts, one in each row: a .txt file with one a line, .jsonl, .csv, .parquet, or example:dated_texts. Give this or
             records.
         records: A file or folder of records instead, whose responses are treated.
         mode: weight: spans with a larger weight. markers: the response itself is wrapped.
