@@ -48,8 +48,12 @@ checkout = pytest.mark.skipif(not (ROOT / "setup.cfg").is_file(), reason="not a 
 
 
 def plain_reply(asked: str, number: int) -> str:
-    letter = "ABCD"[int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 4]
+    letter = "ABCD"[_number(asked) % 4]
     return f"Answer {letter}" if number % 2 == 0 else f"Answer {'ABCD'[number % 4]} then"
+
+
+def _number(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def fake(monkeypatch, tmp_path):
             return [[Completion(text=t, tokens=len(t.split()), finish="stop", log_prob=-1.0) for t in some] for some in texts]
 
         def choose(self, prompts, options):
-            return [tuple(-float(1 + (len(note(prompt)) + place) % 3) for place in range(len(options))) for prompt in prompts]
+            return [tuple(-1.0 - _number(note(prompt) + option) % 7 for option in options) for prompt in prompts]
 
         def score(self, prompts, responses, **_):
             found = []
