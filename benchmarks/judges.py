@@ -283,7 +283,7 @@ def embedding(data: Path, options: argparse.Namespace) -> Iterator[Row]:
             def right(threshold: float, cases: list[Case] = chosen_on, approved: Any = approved) -> int:
                 return sum(one is case.right for one, case in zip(approved(0, threshold), cases, strict=True))
 
-            threshold = max((step / 100 for step in range(30, 100)), key=right)
+            threshold = max((step / 100 for step in range(100)), key=right)
             name = "EmbeddingJudge, same numbers" if same_numbers else "EmbeddingJudge"
             labels = [case.right for case in measured_on]
             yield measured(name, data_name, approved(1, threshold), labels, took, f"threshold {threshold:.2f}")

