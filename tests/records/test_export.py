@@ -172,6 +172,7 @@ class TestTrl:
         assert done.global_step == 1 and done.training_loss == done.training_loss
         assert any(not torch.equal(before[name], tensor) for name, tensor in trainer.model.named_parameters())
 
+    @pytest.mark.slow
     def test_a_started_answer_becomes_part_of_the_completion(self, folder: Path, tmp_path: Path) -> None:
         data, _ = self.loaded(folder, tmp_path, "kto")
         texts = [row["completion"][0]["content"] for row in data]
