@@ -136,7 +136,7 @@ output_dir: {run}
     "kto": "rl: kto\n"
     + _AXOLOTL_DATA
     + """\
-    type: chatml.prompt_pairs # llama3.prompt_pairs for a model of Llama 3's template; there are no others
+    type: chatml.prompt_pairs # llama3.prompt_pairs for a model of Llama 3's template, user_defined for another
 remove_unused_columns: false
 output_dir: {run}
 """,
