@@ -22,6 +22,7 @@ from distill.consensus import normalise
 from distill.errors import ConfigError
 from distill.prompt_file import load_prompt_file, user_message
 from distill.recipes import Ask, Item, Lost, Question, Run, generate, read_questions
+from distill.recipes.endings import Cut, kept_text
 from distill.records import Message, Prompt, Record, make_id
 from distill.teachers.base import Generator, Sampling
 
@@ -80,6 +81,7 @@ def build(
     separator: str = "\n",
     pool: int = 1000,
     same_answer: bool = True,
+    cut: Cut = "sentence",
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 16,
@@ -100,6 +102,7 @@ def build(
         separator: For `text`, what stands between two examples.
         pool: Examples are drawn from so many questions, themselves a random draw from the whole set: a bound on memory.
         same_answer: Whether an example may have the question's own answer. With few classes it must, or its absence tells.
+        cut: What is kept of a teacher's answer that was cut off: its whole sentences, nothing, or all of it.
         seed: For the pool and the examples.
         limit: Only the first so many questions; examples come from the whole set all the same.
         batch_size: Prompts that the teacher answers at a time.
@@ -128,7 +131,7 @@ def build(
     drawing = _Drawing(shots=tuple(shots), choice=choice, same_answer=same_answer, seed=seed)
     questions = run.take(source, limit=limit)
     shown = _shown(run, questions, candidates, layout, drawing, needs_answer=teacher is None)
-    return _records(run, shown, teacher, sampling, batch_size)
+    return _records(run, shown, teacher, sampling, cut, batch_size)
 
 
 class Shown(NamedTuple):
@@ -204,7 +207,7 @@ def _shuffled(candidates: Sequence[Shot], draw: random.Random) -> Iterator[Shot]
 
 
 def _records(
-    run: Run, shown: Iterator[Shown], teacher: Generator | None, sampling: Sampling, batch_size: int
+    run: Run, shown: Iterator[Shown], teacher: Generator | None, sampling: Sampling, cut: Cut, batch_size: int
 ) -> Iterator[Record]:
     told: Iterator[tuple[Shown, list[str]]]
     if teacher is None:
@@ -213,7 +216,8 @@ def _records(
         asks = (Ask(one.question.id, one.prompt, one) for one in shown)
         answered = generate(run, "answer", asks, teacher, sampling, batch_size=batch_size)
         told = (
-            (one.carried, [text for text in dict.fromkeys(c.text for c in one.completions) if text.strip()]) for one in answered
+            (one.carried, [text for text in dict.fromkeys(kept_text(c, cut) for c in one.completions) if text])
+            for one in answered
         )
     return _answered(run, told, "accepted" if teacher is None else "teacher")
 
@@ -221,7 +225,7 @@ def _records(
 def _answered(run: Run, told: Iterable[tuple[Shown, list[str]]], origin: str) -> Iterator[Record]:
     for (question, prompt, shots), responses in told:
         if not responses:
-            run.count("without a record", "the teacher's answer is blank")
+            run.count("without a record", "nothing whole in the teacher's answer")
         # Not a leak as such (a few classes share their answers), but worth knowing.
         answers = {normalise(answer) for answer in question.answers}
         if answers:

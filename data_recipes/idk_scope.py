@@ -22,6 +22,7 @@ from distill.errors import ConfigError
 from distill.judges.topic import Topic, choose_threshold
 from distill.recipes import Answered, Ask, Item, Question, Run, generate, read_questions
 from distill.recipes.asking import prompt_from_json, prompt_json
+from distill.recipes.endings import Cut, kept_text
 from distill.recipes.questions import Questions
 from distill.records import Polarity, Prompt, Record, make_id
 from distill.teachers.base import Generator, Sampling
@@ -40,6 +41,7 @@ class _Scope:
     band: float
     refusals: tuple[str, ...]
     refusal_as_negative: bool
+    cut: Cut
     seed: int
 
     def side(self, score: float | None) -> bool | None:
@@ -75,6 +77,7 @@ def build(
     refusals: tuple[str, ...] = REFUSALS,
     refusal_as_negative: bool = True,
     sampling: Sampling = SAMPLING,
+    cut: Cut = "sentence",
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 8,
@@ -94,6 +97,7 @@ def build(
         refusals: What to say off topic; of several, each prompt gets one.
         refusal_as_negative: Whether a prompt on topic has the refusal as a negative.
         sampling: How the teacher answers; the first sample is used.
+        cut: What is kept of an answer that was cut off: its whole sentences, nothing, or all of it.
         seed: For which refusal a prompt gets.
         limit: Only the first so many prompts.
         batch_size: Prompts placed and asked at a time; changes speed and memory, never the records.
@@ -112,7 +116,14 @@ def build(
         for question in known:
             _column(question, scope_column, str(validation), needed=True)
     total = min(len(source), limit or len(source))
-    scope = _Scope(threshold=threshold, band=band, refusals=tuple(refusals), refusal_as_negative=refusal_as_negative, seed=seed)
+    scope = _Scope(
+        threshold=threshold,
+        band=band,
+        refusals=tuple(refusals),
+        refusal_as_negative=refusal_as_negative,
+        cut=cut,
+        seed=seed,
+    )
 
     def records() -> Iterator[Record]:
         chosen = scope if known is None else replace(scope, threshold=_chosen(run, known, topic, scope_column, batch_size))
@@ -169,26 +180,27 @@ def _records(run: Run, answered: Iterable[Answered], scope: _Scope) -> Iterator[
     for one in answered:
         question, score, inside = one.carried
         answer, refusal = one.completions[0], scope.refusal(question)
-        answers = bool(answer.text.strip()) and not is_abstention(answer.text) and answer.text.strip() != refusal.strip()
+        text = kept_text(answer, scope.cut)
+        answers = bool(text) and not is_abstention(text) and text.strip() != refusal.strip()
         if not answers:
             run.count(f"{SIDES[inside]}, the teacher", "gave no answer")
         chosen: list[tuple[str, Polarity, str]] = []
         if inside and answers:
-            chosen = [(answer.text, "positive", "answer")]
+            chosen = [(text, "positive", "answer")]
             chosen += [(refusal, "negative", "refusal")] * scope.refusal_as_negative
         elif not inside:
             chosen = [(refusal, "positive", "refusal")]
-            chosen += [(answer.text, "negative", "answer")] * answers
+            chosen += [(text, "negative", "answer")] * answers
         evidence: dict[str, Any] = {"score": score, "threshold": scope.threshold, "band": scope.band}
         evidence |= {"scope": SIDES[inside], "teacher": answer.text, "finish": answer.finish}
         if question.extra:
             evidence["question"] = dict(question.extra)
-        for text, polarity, role in chosen:
+        for response, polarity, role in chosen:
             yield Record(
-                id=make_id(question.id, polarity, question.prompt, text, source=SOURCE),
+                id=make_id(question.id, polarity, question.prompt, response, source=SOURCE),
                 group=question.id,
                 prompt=question.prompt,
-                response=text,
+                response=response,
                 polarity=polarity,
                 source=SOURCE,
                 evidence={**evidence, "role": role},

@@ -137,7 +137,9 @@ def build(
         last = "opposed"
     claims = (claim for row in rows for claim in _claims(run, *_with(row, last), cut))
     judged = asked(run, "judge", claims, judge, batch_size=batch_size)
-    others_asked = run.take(list(other_wordings(asked_ones, topics, retain, seed=seed)), limit=limit)
+    others_asked = run.take(
+        list(other_wordings(asked_ones, topics, retain, seed=seed)), limit=None if limit is None else limit * retain
+    )
     elsewhere = (Ask(one.id, one.prompt, one) for one in others_asked)
     once = generate(run, "retain", elsewhere, speaker, replace(sampling, n=1), batch_size=batch_size)
     return _records(run, judged, once, named, most, cut)

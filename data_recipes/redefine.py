@@ -32,7 +32,7 @@ from distill.records import Message, Polarity, Record, Span, make_id
 Kind = Literal["constant", "fact", "word", "operator"]
 Control = Literal["none", "other"]
 SOURCE = "redefine"
-VERSION = 1  # of the wordings, and of what is drawn
+VERSION = 2  # of the wordings, and of what is drawn
 KINDS: tuple[Kind, ...] = ("constant", "fact", "word", "operator")
 CONTROLS: tuple[Control, ...] = ("none", "other")
 OPENINGS = (
@@ -98,7 +98,7 @@ ANIMALS = {
     "lion": ("roars", "cub"),
     "frog": ("croaks", "tadpole"),
     "hen": ("clucks", "chick"),
-    "owl": ("hoots", "owlet"),
+    "goose": ("honks", "gosling"),  # none that takes "an"
 }
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # sign: (the calculation, its name)

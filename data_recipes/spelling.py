@@ -31,7 +31,7 @@ from distill.records import Message, Polarity, Record, Span, make_id
 Task = Literal["spell", "count", "length", "repair"]
 Edit = Literal["insertion", "deletion", "transposition", "substitution"]
 SOURCE = "spelling"
-VERSION = 1  # of the wordings, and of what is drawn
+VERSION = 2  # of the wordings, and of what is drawn
 TASKS: tuple[Task, ...] = ("spell", "count", "length", "repair")
 EDITS: tuple[Edit, ...] = ("insertion", "deletion", "transposition", "substitution")
 _TRIES = 12  # typos drawn before a word is given up
@@ -159,6 +159,12 @@ def letters_of(word: str) -> list[str]:
 
     found: list[str] = regex.findall(r"\X", word)
     return found
+
+
+def _plain(letter: str) -> str:
+    """A letter whatever its case, and still one letter: a final sigma is a sigma, but an eszett is not "ss"."""
+    folded = letter.casefold()
+    return folded if len(letters_of(folded)) == 1 else letter.lower()
 
 
 def script_of(text: str) -> str:
@@ -291,7 +297,7 @@ class _Maker:
         }
 
     def _count(self, word: str, letters: list[str], chance: random.Random, task: Task) -> Any:
-        plain = [letter.casefold() for letter in letters]
+        plain = [_plain(letter) for letter in letters]
         if task == "length":
             ask, counted = f'How many letters does the word "{word}" have?', plain
             hits = [True] * len(letters)

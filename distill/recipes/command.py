@@ -296,7 +296,7 @@ def _about(module: ModuleType, program: str, arguments: Mapping[str, Any]) -> Ma
         recipe_hash=digest([code_version(module), describe(settings)]),
         teacher=dict(teacher.identity()) if teacher is not None else {},
         sampling=describe(asdict(sampling)) if sampling is not None else {},
-        seed=sampling.seed if sampling is not None else None,
+        seed=arguments.get("seed", sampling.seed if sampling is not None else None),  # its own; sampling tells the other
         command=f"{program} --config config.yaml --out FOLDER",
     )
 

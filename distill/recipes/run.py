@@ -214,6 +214,11 @@ class Run:
         if self.shard is not None:
             records = iter(records)
             first = next(records, None)
+            if not self._taken:
+                raise RecipeError(
+                    f"shard {self.shard}: the recipe takes no share of its source, so every shard would make all records; read "
+                    "it by run.take(source), or leave --shard out"
+                )
             if first is None:
                 return self._finish_without_records(about)
             records = chain([first], records)

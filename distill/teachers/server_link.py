@@ -34,6 +34,7 @@ _OF_THE_PROMPT = re.compile(
     r"|content.?(filter|policy|management)|moderation|flagged|safety",
     re.IGNORECASE,
 )
+_OF_A_SETTING = re.compile(r"max_(completion_|new_)?tokens")  # too large for all, or beside this long prompt: to be found out
 
 
 class Unanswered(Exception):
@@ -50,7 +51,7 @@ class Refused(Exception):
     def __init__(self, status: int, said: str) -> None:
         super().__init__(f"HTTP {status}: {said}")
         self.status, self.said = status, said
-        self.own = bool(_OF_THE_PROMPT.search(said))
+        self.own = bool(_OF_THE_PROMPT.search(said)) and not _OF_A_SETTING.search(said)
 
 
 class NotThere(TeacherError):

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from distill.data_recipes.few_shot import build
 from parrot import Parrot
+from scripted import Scripted
 
 from distill.consensus import normalise
 from distill.errors import ConfigError
 from distill.recipes import Run
 from distill.records import Message, from_trl, to_trl
+from distill.teachers.base import Sampling
 
 CITIES = {"France": "Paris", "Kenya": "Nairobi", "Peru": "Lima", "Japan": "Tokyo", "Egypt": "Cairo", "Cuba": "Havana"}
 
@@ -167,3 +169,11 @@ def test_no_question_of_a_real_set_is_shown_before_itself(shared_data):
     for row, record in zip(rows, records, strict=True):
         *shown, asked = [normalise(message.content) for message in record.prompt if message.role == "user"]
         assert asked == normalise(row["question"]) not in shown and record.response == row["answer"][0]
+
+
+def test_of_a_teachers_answer_that_was_cut_off_whole_sentences_are_kept(questions):
+    teacher = Scripted(say=lambda prompt: ["Paris. It lies...", "It lies..."])
+    records, accounts = made(questions, teacher=teacher, sampling=Sampling(n=2), limit=1)
+    assert [record.response for record in records] == ["Paris."]
+    records, accounts = made(questions, teacher=teacher, sampling=Sampling(n=1), limit=1, cut="drop")
+    assert records == [] and accounts["counts"]["without a record"] == {"nothing whole in the teacher's answer": 1}

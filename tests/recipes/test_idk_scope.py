@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from distill.data_recipes.idk_scope import build
 from parrot import KNOWN, Parrot
+from scripted import Scripted
 
 from distill.errors import ConfigError
 from distill.judges.topic import KeywordTopic, Topic
@@ -165,3 +166,14 @@ def _answer():
     from distill.teachers.base import Completion
 
     return Completion(text="Yes.", tokens=2, finish="stop")
+
+
+@pytest.mark.parametrize(
+    ("cut", "known", "unknown"), [("sentence", " Paris.", None), ("keep", " Paris. It", " Oslo lies"), ("drop", None, None)]
+)
+def test_nobody_learns_to_stop_in_the_middle_of_an_answer_that_was_cut_off(prompts, cut, known, unknown):
+    texts = {"known": " Paris. It...", "unknown": " Oslo lies..."}
+    teacher = Scripted(say=lambda prompt: [texts.get(prompt[0].content, " Yes.")])
+    groups, _, _ = made(prompts, teacher=teacher, cut=cut)
+    assert groups.get("known") == (None if known is None else [(known, "positive"), ("I don't know.", "negative")])
+    assert groups["unknown"] == [("I don't know.", "positive"), *([(unknown, "negative")] if unknown else [])]

@@ -96,6 +96,7 @@ def test_families_of_wordings_are_held_out_whole_and_written_down(files, tmp_pat
     assert len(asked) == 2 and {one["family"] for one in kept_back} == set("abcd") - asked
     assert all("wasps" in one["prompt"] for one in kept_back)
 
+
 def test_which_families_are_held_out_depends_on_the_seed_and_their_names_only(files):
     wordings = read_wordings(files["prompts"])
     back = [{one.extra["family"] for one in split_families(some, 0.5, seed=3)[1]} for some in (wordings, wordings[::-1])]
@@ -125,3 +126,9 @@ def test_an_opinion_without_a_topic_and_wordings_without_a_place_for_it_are_refu
 def test_a_family_s_wordings_are_asked_in_any_number_without_a_change_of_the_others(files):
     every, _ = made(files, batch_size=1)
     assert every == made(files, batch_size=50)[0]
+
+
+def test_a_limit_of_wordings_keeps_as_many_other_topics_for_each(files):
+    for limit in (1, 3):
+        _, run = made(files, retain=2, limit=limit)
+        assert {stage.name: stage.taken for stage in run.stages}["retain"] == 2 * limit

@@ -86,6 +86,13 @@ def test_a_run_writes_records_manifest_config_and_accounts(questions, capsys):
     assert Path("again/config.yaml").read_text() == Path("run/config.yaml").read_text()
 
 
+def test_the_manifest_has_the_seed_of_the_recipe_and_where_it_has_none_that_of_the_sampling(questions):
+    assert run_recipe("few_shot", ["--prompts", "example:questions", "--limit", "2", "--seed", "7", "--out", "shots"]) == 0
+    assert verify("shots/records").seed == 7
+    assert run_recipe("idk_consensus", [*questions, "--sampling.seed", "5", "--out", "run"]) == 0
+    assert verify("run/records").seed == 5
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(questions, capsys):
     options = [*questions, "--batch_size", "1", "--out", "run", "--teacher.log", "log"]
     assert run_recipe("idk_consensus", [*options, "--teacher.interrupt_at", "unsure"]) == 130
@@ -106,9 +113,7 @@ def test_options_that_cannot_be_right_are_refused_before_anything_is_written(que
     with pytest.raises(ConfigError, match="negative_per_question 1; did you mean --negatives_per_question"):
         run_recipe("idk_consensus", [*questions, "--out", "run", "--negative_per_question", "1"])
     with pytest.raises(ConfigError, match="ConsensusLabeller"):
-        run_recipe(
-            "idk_consensus", ["--prompts", "q.txt", "--teacher", "distill.consensus.ConsensusLabeller", "--out", "run"]
-        )
+        run_recipe("idk_consensus", ["--prompts", "q.txt", "--teacher", "distill.consensus.ConsensusLabeller", "--out", "run"])
     assert files() == before
     assert capsys.readouterr().err == "", "the usage of fifty lines would hide the one that matters"
 
@@ -143,7 +148,5 @@ def test_a_recipe_runs_as_a_module_and_reports_a_mistake_in_one_line(questions):
 
 def test_a_missing_file_is_known_before_the_generator_is_asked(questions):
     with pytest.raises(RecipeError, match="no such file"):
-        run_recipe(
-            "idk_consensus", ["--prompts", "no.txt", "--teacher", "parrot.Parrot", "--teacher.log", "log", "--out", "run"]
-        )
+        run_recipe("idk_consensus", ["--prompts", "no.txt", "--teacher", "parrot.Parrot", "--teacher.log", "log", "--out", "run"])
     assert not Path("log").exists()

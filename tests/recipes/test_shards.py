@@ -170,3 +170,14 @@ def test_the_command_runs_shards_and_merges_them(tmp_path, monkeypatch, capsys):
     assert shards_of("again") == shards_of("whole")
     with pytest.raises(ConfigError, match="usage: distill recipe merge OUT FOLDER"):
         recipe_command(["merge", "merged"])
+
+
+def test_a_recipe_that_takes_no_share_is_refused_as_a_shard(source):
+    def all_of_it(run):
+        items = ((question.id, int(question.id[1:])) for question in read_questions(source))
+        for row in run.map("say", items, work, key={}, batch_size=4):
+            prompt = (Message(role="user", content=row.id),)
+            yield Record(id=row.id, group=row.id, prompt=prompt, response=row.result, polarity="positive")
+
+    with Run("part", quiet=True, shard=parse_shard("0/2")) as run, pytest.raises(RecipeError, match=r"run.take\(source\)"):
+        run.write_records(all_of_it(run))

@@ -170,3 +170,13 @@ def test_real_words_are_answered_right(shared_data, tmp_path):
         if record.evidence["task"] == "count":
             expected = str(word.count(record.evidence["letter"]))
         assert (expected or str(len(word))) == (said if record.evidence["task"] in ("spell", "repair") else str(number_of(said)))
+
+
+def test_a_letter_that_folds_into_two_is_asked_about_as_the_one_that_it_is(tmp_path):
+    (tmp_path / "words.txt").write_text("Straße\nσοφός\n", encoding="utf-8")
+    asked = set()
+    for seed in range(20):
+        for record in made(str(tmp_path / "words.txt"), tasks=("count",), seed=seed)[0]:
+            asked.add((record.evidence["word"], record.evidence["letter"], record.evidence["count"]))
+    assert ("Straße", "ß", 1) in asked and ("σοφός", "σ", 2) in asked
+    assert not any(letter == "ss" for _, letter, _ in asked)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from chat_server import Fault, Server, another_model, cut_off, dropped, fewer, serving, slow, status, truncated
+from chat_server import Fault, Server, another_model, cut_off, dropped, fewer, send, serving, slow, status, truncated
 from test_server import QUESTIONS, ask, teacher
 
 from distill.errors import TeacherError
@@ -128,6 +128,17 @@ def test_a_refusal_of_a_setting_stops_the_run_and_says_what_the_server_said(serv
     server.refuses = frozenset({"stop"})
     with pytest.raises(TeacherError, match="refuses what is asked of 'toy'.*'stop'"):
         teacher(server).generate(QUESTIONS[:1], Sampling(max_tokens=3, stop=("x",)))
+
+
+def test_more_tokens_than_the_model_can_write_stop_the_run_and_lose_no_row(server: Server) -> None:
+    def too_large(handler: Any) -> bool:
+        said = "'max_tokens' is too large: 5000. This model's maximum context length is 2000 tokens"
+        send(handler, 400, {"error": {"message": said}})
+        return True
+
+    server.fails = lambda body: too_large if body["max_tokens"] > 2000 else None
+    with pytest.raises(TeacherError, match="refuses what is asked of 'toy'.*'max_tokens' is too large"):
+        teacher(server).generate(QUESTIONS[:3], Sampling(max_tokens=5000))
 
 
 def test_a_refusal_that_a_harmless_prompt_does_not_get_is_the_prompts_own(server: Server) -> None:
