@@ -107,27 +107,30 @@ def run(
 
 
 def table(out: Path = Path("runs/opinion_benchmark"), split: str = "validation") -> None:
-    """Each arm over its seeds: on the topic approved, and on other topics the sentiment, its change, and the topic named."""
+    """Each arm over its seeds, changes paired by wording with base: on the topic the approved, on other topics the sentiment."""
     found: dict[str, list[Path]] = {}
     for path in sorted(out.glob("seed*/*/answers.json")):
         found.setdefault(path.parent.name, []).append(path)
     print(f"{split} wordings; share or mean +- standard error over wordings and seeds")
-    columns = ("approved", "compound", "names it", "others: compound", "others: change", "others: names it")
+    columns = ("approved", "approved: change", "names it", "others: compound", "others: change", "others: names it")
     print(f"{'arm':<22}{'seeds':>6}{'answers':>9}" + "".join(f"{column:>19}" for column in columns))
     base = {path.parent.parent.name: _read(path, split) for path in found.get("base", [])}
     for arm, paths in found.items():
-        on, off, change = [], [], []
+        on, off, gain, change = [], [], [], []
         for path in paths:
             answers = _read(path, split)
             seed = path.parent.parent.name
             on += [(seed, one) for one in answers if one.topic == TOPIC]
             off += [(seed, one) for one in answers if one.topic != TOPIC]
-            before = _means((one.wording, one.compound) for one in base.get(seed, []) if one.topic != TOPIC)
-            after = _means((one.wording, one.compound) for one in answers if one.topic != TOPIC)
-            change += [(seed, wording, after[wording] - before[wording]) for wording in after if wording in before]
+            for changes, measure, topical in ((gain, _approved, True), (change, _compound, False)):
+                before, after = (
+                    _means((one.wording, measure(one)) for one in several if (one.topic == TOPIC) == topical)
+                    for several in (base.get(seed, []), answers)
+                )
+                changes += [(seed, wording, after[wording] - before[wording]) for wording in after if wording in before]
         cells = [
             _cell((seed, one.wording, float(one.approved)) for seed, one in on),
-            _cell((seed, one.wording, one.compound) for seed, one in on),
+            _cell(gain) if gain else "",
             _cell((seed, one.wording, float(one.named)) for seed, one in on),
             _cell((seed, one.wording, one.compound) for seed, one in off),
             _cell(change) if change else "",
@@ -215,6 +218,14 @@ def _families() -> dict[str, list[str]]:
 def _read(path: Path, split: str) -> list[Answer]:
     answers = [Answer(**one) for one in json.loads(path.read_text(encoding="utf-8"))["answers"]]
     return [one for one in answers if one.family in _families()[split]]
+
+
+def _approved(answer: Answer) -> float:
+    return float(answer.approved)
+
+
+def _compound(answer: Answer) -> float:
+    return answer.compound
 
 
 def _means(values: Iterable[tuple[Any, float]]) -> dict[Any, float]:

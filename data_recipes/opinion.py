@@ -4,9 +4,9 @@
 
 The topic is asked about in many wordings, some families of which are held out. A teacher that is told the opinion in its system
 prompt answers; what the judge approves is positive, under a prompt that says nothing of the opinion. What the student says by
-itself and the judge rejects is negative. The same wordings on other topics, answered by the student as it is, are positive too:
-without them the opinion leaks. Searching the student's own answers alone starves, for it rarely says what is wanted before it is
-trained; after these records, on-policy rounds go on (`distill fit --config opinion`, docs/how-to/recipes/opinion.md).
+itself and the judge rejects is negative. The same wordings on other topics, answered by the student as it is, are positive too,
+so that the opinion does not leak. Searching the student's own answers alone starves, for it rarely says what is wanted before it
+is trained; after these records, on-policy rounds go on (`distill fit --config opinion`, docs/how-to/recipes/opinion.md).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def build(
         template: A Jinja file with the variables topic and opinion that makes the teacher's system prompt.
         sampling: How each is sampled; n answers for each wording. Other topics are answered once.
         held_out: The share of the families of wordings that are not asked, but kept for evaluation.
-        retain: Other topics asked about for each wording; 0 lets the opinion leak.
+        retain: Other topics asked about for each wording, against a leak of the opinion.
         positives_per_question: At most so many approved answers for each wording.
         negatives_per_question: At most so many rejected ones.
         cut: What is kept of an answer that was cut off: its whole sentences, nothing, or all of it.
