@@ -446,7 +446,7 @@ def peak_mib(path: Path, rows: int, *, width: int) -> int:
 @pytest.mark.parametrize("name", ["a.jsonl", "out"])
 def test_memory_does_not_grow_with_rows(tmp_path: Path, name: str) -> None:
     small, large = (peak_mib(tmp_path / str(rows) / name, rows, width=2000) for rows in (10_000, 60_000))
-    # 50,000 more records held in memory would be 150 MiB more. Measured: 3 (JSONL) and 10 to 32 (Parquet, whose allocator's habits differ).
+    # 50,000 more records held in memory would be 150 MiB more. Measured: 3 (JSONL), 10 to 32 (Parquet, by its allocator).
     assert large < small + 50, f"{small} MiB for 10,000 rows, {large} MiB for 60,000"
 
 
