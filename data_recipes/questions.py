@@ -243,7 +243,7 @@ def _wrong(pair: Pair, *, in_passage: bool, alone: bool) -> str:
         return "no question"
     if is_abstention(pair.answer):
         return "the answer is an abstention"
-    if in_passage and answer not in f" {normalise(pair.passage.whole)} ":
+    if in_passage and answer not in f" {normalise(pair.passage.text)} ":
         return "the answer is not in the passage"
     if answer in question:
         return "the question gives the answer away"
