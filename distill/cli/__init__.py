@@ -40,7 +40,9 @@ COMMANDS: dict[str, Command] = {
     "test": Command(help="compute the test losses of a checkpoint", target=_TRAINING, takes_name=True),
     "predict": Command(help="log-probabilities of the records' responses", target=_TRAINING, takes_name=True),
     "recipe": Command(help="run a data recipe, or list them", target="distill.cli.recipe:recipe_command"),
-    "records": Command(help="validate, convert, print, export or upload record files; find overlap", target="distill.cli.records:records_command"),
+    "records": Command(
+        help="validate, convert, print, export or upload record files; find overlap", target="distill.cli.records:records_command"
+    ),
     "show": Command(help="print what is trained: each token green, red or grey", target="distill.cli.show:show_command"),
     "signal": Command(help="store a teacher's signal on records", target="distill.cli.signal:signal_command"),
     "evaluate": Command(help="abstention and risk-coverage of a model", target="distill.cli.evaluate:evaluate_command"),
