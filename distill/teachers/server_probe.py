@@ -186,13 +186,12 @@ class Probe:
                 raise TeacherError(
                     f"the server at {self._link.where} does not answer a first question to {self._model.name!r}: {error.detail}"
                 ) from None
-        first = reply.choices[0]
         return Accepted(
             max_tokens=max_tokens,
             plain=plains[0],
             seed=seed,
             counts=reply.prompt_tokens is not None and reply.completion_tokens is not None,
-            thinks=reply.thought or first.text.lstrip().startswith("<think>"),
+            thinks=reply.thought,
             prompt_tokens=reply.prompt_tokens,
         )
 
@@ -234,7 +233,7 @@ class Probe:
 
         async def said(seed: int, temperature: float, tokens: int) -> str:
             reply = await self._send(await self.body(_RANDOM, tokens, temperature=temperature, top_p=1, seed=seed))
-            return reply.choices[0].text
+            return reply.choices[0].thought + reply.choices[0].text
 
         try:
             for temperature, tokens in ((1.0, 8), (1.5, 32)):
@@ -247,7 +246,7 @@ class Probe:
                     return "honoured"
         except (Refused, Unanswered):
             return "ignored"
-        return "constant"
+        return "constant" if one else "ignored"  # a model that thinks in secret has said nothing yet
 
     async def _stop(self) -> bool:
         vowels = ["a", "e", "i", "o"]
@@ -258,7 +257,10 @@ class Probe:
 
     async def _top_k(self) -> bool:
         said = [await self._try(_RANDOM, 12, temperature=1.5, top_p=1, top_k=1, seed=seed) for seed in (1, 2, 3)]
-        return None not in said and len({reply.choices[0].text for reply in said if reply is not None}) == 1
+        return (
+            None not in said
+            and len({reply.choices[0].thought + reply.choices[0].text for reply in said if reply is not None}) == 1
+        )
 
     async def _json_schema(self) -> bool:
         schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}

@@ -12,6 +12,7 @@ from distill.teachers.base import Completion, Sampling
 from distill.teachers.drawn_text import cut
 from distill.teachers.server_link import Refused, Unanswered
 
+_THOUGHT = re.compile(r"(?:.*?</think>|\s*<think>.*)\s*", re.DOTALL)  # without its end: cut off while it thought
 _DATE = re.compile(r"(-\d{4}-?\d{2}-?\d{2}|@[^/]*|:latest)$")
 
 
@@ -24,12 +25,12 @@ class Token(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of a reply's texts. `tokens` is empty where the server gives none; thought: whether reasoning stands beside it."""
+    """One of a reply's texts. `tokens` is empty where the server gives none; thought: the reasoning that came before the text."""
 
     text: str
     finish: str
     tokens: tuple[Token, ...]
-    thought: bool
+    thought: str
 
 
 class Reply(NamedTuple):
@@ -91,11 +92,13 @@ def completions(reply: Reply, sampling: Sampling, *, log_probs: bool) -> list[Co
         counted = len(choice.tokens) or (0 if total is None else len(range(place, total, len(reply.choices))))
         text, _ = cut(choice.text, sampling.stop)
         kept = choice.tokens
-        if text != choice.text:
+        if text != choice.text and not choice.thought:
             kept = tuple(_until(choice.tokens, len(text)))
             counted = len(kept) or counted
         stopped = text != choice.text or choice.finish not in ("length", "max_tokens")
-        log_prob = min(0.0, math.fsum(token.log_prob for token in kept)) if log_probs and kept else None
+        # That of a thought is in the sum too, and of the answer alone it cannot be said.
+        known = log_probs and bool(kept) and not choice.thought
+        log_prob = min(0.0, math.fsum(token.log_prob for token in kept)) if known else None
         made.append(Completion(text=text, tokens=counted, finish="stop" if stopped else "length", log_prob=log_prob))
     return made
 
@@ -121,8 +124,11 @@ def _choice(choice: Mapping[str, Any]) -> Choice:
     text = message.get("content")
     text = message.get("refusal") if text is None else text
     listed = (choice.get("logprobs") or {}).get("content") or ()
-    thought = bool(message.get("reasoning_content") or message.get("reasoning"))
-    return Choice("" if text is None else str(text), str(choice.get("finish_reason")), tuple(map(_token, listed)), thought)
+    text = "" if text is None else str(text)
+    within = _THOUGHT.match(text)  # of a server that does not take it apart; nobody shall learn it as part of the answer
+    end = 0 if within is None else within.end()
+    thought = str(message.get("reasoning_content") or message.get("reasoning") or "") + text[:end]
+    return Choice(text[end:], str(choice.get("finish_reason")), tuple(map(_token, listed)), thought)
 
 
 def _token(token: Mapping[str, Any]) -> Token:

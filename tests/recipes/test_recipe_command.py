@@ -14,6 +14,7 @@ from distill.records.manifest import verify
 
 NAMES = [entry.name for entry in list_recipes()]
 HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "how-to" / "recipes.md"
 
 
 @pytest.fixture
@@ -61,6 +62,17 @@ def test_a_file_without_build_is_no_recipe(questions):
     Path("own.py").write_text("x = 1\n")
     with pytest.raises(ConfigError, match="has no `build"):
         run_recipe("own.py", ["--preview", "3"])
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="not a source checkout")
+def test_the_recipe_that_the_page_shows_how_to_write_runs(questions, capsys):
+    printed = PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert len(printed.splitlines()) <= 32
+    Path("mine.py").write_text(printed, encoding="utf-8")
+    assert run_recipe("mine.py", [*questions, "--out", "mine"]) == 0
+    assert verify("mine/records").counts == {"negative": 3, "positive": 3}  # "A" cannot be shouted
+    with pytest.raises(ConfigError, match="only one answer"):
+        run_recipe("mine.py", [*questions, "--sampling.n", "2", "--preview", "1"])
 
 
 def test_a_preview_prints_so_many_records_and_writes_nothing(questions, capsys):

@@ -134,3 +134,43 @@ def test_a_model_that_thinks_needs_room_for_it() -> None:
         with pytest.raises(TeacherError, match="thinks before it answers.*enable_thinking"):
             teacher(server).check(Sampling(max_tokens=32))
         teacher(server).check(Sampling(max_tokens=2048))
+
+
+def inline(thought: str) -> Any:
+    """A server that leaves the thought within the text."""
+
+    def change(answer: dict[str, Any]) -> None:
+        for choice in answer["choices"]:
+            choice["message"]["content"] = thought + choice["message"]["content"]
+
+    return change
+
+
+@pytest.mark.parametrize("thought", ["<think>\nLet me see.\n</think>\n\n", "begun by the template.</think>"])
+def test_a_thought_within_the_text_is_no_part_of_the_answer(server: Server, thought: str) -> None:
+    sampling = Sampling(max_tokens=300)
+    plain = teacher(server).generate(QUESTIONS[:2], sampling)
+    server.change = inline(thought)
+    found = teacher(server).generate(QUESTIONS[:2], sampling)
+    assert [one[0].text for one in found] == [one[0].text.lstrip() for one in plain]
+    assert plain[0][0].log_prob is not None and all(one[0].log_prob is None for one in found)
+
+
+def test_a_thought_that_was_cut_off_is_no_answer(server: Server) -> None:
+    server.change = inline("<think> and so on ")
+    assert [one[0].text for one in teacher(server).generate(QUESTIONS[:2], Sampling(max_tokens=300))] == ["", ""]
+
+
+def test_a_model_that_thinks_beside_its_answer_is_not_taken_for_one_that_always_says_the_same() -> None:
+    with serving(thinks=True) as server:
+        assert teacher(server).capabilities().seed == "honoured"
+        teacher(server).check(Sampling(n=4, max_tokens=2048))
+
+
+def test_a_model_that_thinks_in_secret_has_not_shown_whether_it_heeds_seeds() -> None:
+    def secret(answer: dict[str, Any]) -> None:
+        for choice in answer["choices"]:
+            choice["message"] = {"role": "assistant", "content": ""}
+
+    with serving(change=secret) as server:
+        assert teacher(server).capabilities().seed == "ignored"
