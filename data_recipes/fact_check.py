@@ -78,7 +78,8 @@ def build(
     if judge is None:
         judge = RetrievalJudge(searcher=Bm25Searcher(corpus=(written.path,)))
     asks = (Ask(one.id, one.prompt, one) for one in run.take(source, limit=limit))
-    rows = generate(run, "answer", asks, teacher, sampling, batch_size=batch_size)
+    total = min(len(source), limit or len(source))
+    rows = generate(run, "answer", asks, teacher, sampling, batch_size=batch_size, total=total)
     claims = (
         Claim(f"{row.id}/{number}", row.prompt, text, row.carried.answers if use_answers else (), row.carried)
         for row in rows

@@ -127,13 +127,14 @@ def build(
     on_topic = run.take([about(one, topic) for one in asked_ones], limit=limit)
     speaker = student or teacher
     asks = (Ask(one.id, _steered(one.prompt, systems[0]), (one, {})) for one in on_topic)
-    rows = generate(run, "steered", asks, teacher, sampling, batch_size=batch_size)
+    total = min(len(asked_ones), limit or len(asked_ones))
+    rows = generate(run, "steered", asks, teacher, sampling, batch_size=batch_size, total=total)
     plain = (Ask(row.id, row.carried[0].prompt, _with(row, "steered")) for row in rows)
-    rows = generate(run, "unsteered", plain, speaker, sampling, batch_size=batch_size)
+    rows = generate(run, "unsteered", plain, speaker, sampling, batch_size=batch_size, total=total)
     last = "unsteered"
     if len(systems) > 1:
         against = (Ask(row.id, _steered(row.carried[0].prompt, systems[1]), _with(row, "unsteered")) for row in rows)
-        rows = generate(run, "opposed", against, teacher, sampling, batch_size=batch_size)
+        rows = generate(run, "opposed", against, teacher, sampling, batch_size=batch_size, total=total)
         last = "opposed"
     claims = (claim for row in rows for claim in _claims(run, *_with(row, last), cut))
     judged = asked(run, "judge", claims, judge, batch_size=batch_size)
@@ -141,7 +142,7 @@ def build(
         list(other_wordings(asked_ones, topics, retain, seed=seed)), limit=None if limit is None else limit * retain
     )
     elsewhere = (Ask(one.id, one.prompt, one) for one in others_asked)
-    once = generate(run, "retain", elsewhere, speaker, replace(sampling, n=1), batch_size=batch_size)
+    once = generate(run, "retain", elsewhere, speaker, replace(sampling, n=1), batch_size=batch_size, total=total * retain)
     return _records(run, judged, once, named, most, cut)
 
 

@@ -77,13 +77,14 @@ def build(
             _document(prompts, question, document_column)
     context = Context(template=written, system=system.strip(), column=document_column, prompts=prompts)
     asks = (Ask(one.id, context.before(one), one) for one in run.take(source, limit=limit))
-    rows = generate(run, "teacher", asks, teacher, sampling, batch_size=batch_size)
+    total = min(len(source), limit or len(source))
+    rows = generate(run, "teacher", asks, teacher, sampling, batch_size=batch_size, total=total)
     claims: Iterator[Claim]
     if student is None:
         claims = (claim for row in rows for claim in _claims(run, row.carried, "teacher", row.completions, cut))
     else:
         plain = (Ask(row.id, row.carried.prompt, (row.carried, row.completions)) for row in rows)
-        both = generate(run, "student", plain, student, sampling, batch_size=batch_size)
+        both = generate(run, "student", plain, student, sampling, batch_size=batch_size, total=total)
         claims = (claim for row in both for claim in _both(run, row, cut))
     # A judge that was not given has said nothing, and nothing is asked of it.
     judged = ((claim, None) for claim in claims) if judge is None else asked(run, "judge", claims, judge, batch_size=batch_size)

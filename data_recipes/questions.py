@@ -12,10 +12,13 @@ they train two models.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -112,13 +115,14 @@ def build(
             f"passages of {shortest} to {longest} words: the shortest has at least 1, and at most as many as the longest"
         )
     passages = Documents(source=documents, columns=columns, longest=longest, shortest=shortest, tokenised=tokenised)
-    if next(iter(passages), None) is None:
+    total = min(len(passages), limit or len(passages))
+    if not total:
         raise RecipeError(f"{documents}: no passage of at least {shortest} words in it; lower shortest, or name the columns")
     writer = load_prompt_file(write_template or WRITE, package="data_recipes", name=WRITE.name)
     asker = load_prompt_file(answer_template or ANSWER, package="data_recipes", name=ANSWER.name)
     examples = read_shots(shots)
     asks = (Ask(one.id, _write(writer, examples, one.whole, number), one) for one in run.take(passages, limit=limit))
-    replies = generate(run, "write", asks, teacher, sampling, batch_size=batch_size)
+    replies = generate(run, "write", asks, teacher, sampling, batch_size=batch_size, total=total)
     pairs = _checked(run, replies, in_passage=in_passage, alone=not passage_in_prompt)
     short = Sampling(temperature=0.0, max_tokens=32)
     if round_trip != "none":
@@ -168,6 +172,22 @@ class Documents:
         for passage in read_passages(path, columns=self.columns, words=self.longest):
             if len(passage.text.split()) >= self.shortest and not (self.tokenised and _UNKNOWN in passage.text):
                 yield replace(passage, text=self._plain(passage.text), title=self._plain(passage.title))
+
+    def __len__(self) -> int:
+        return self._read[0]
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that name what all passages say, in their order."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[int, str]:
+        """How many passages, and their fingerprint; read once, and not held."""
+        number, content = 0, hashlib.sha256()
+        for passage in self:
+            number += 1
+            content.update(json.dumps([passage.id, passage.title, passage.text]).encode() + b"\n")
+        return number, content.hexdigest()[:32]
 
     def _plain(self, text: str) -> str:
         for pattern, written in _TOKENISED if self.tokenised else ():

@@ -6,6 +6,7 @@ from scripted import Scripted
 
 from distill.errors import ConfigError, RecipeError
 from distill.recipes import Run
+from distill.recipes.shards import parse_shard
 
 NILE = "The Nile flows north through eleven countries of Africa. It is 6,650 km long and ends in the Mediterranean Sea."
 CURIE = "Marie Curie discovered the element radium in Paris. She won the Nobel Prize in Physics in the year 1903."
@@ -135,3 +136,25 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(documents, tmp_
     with pytest.raises(RecipeError, match="columns found: passage, questions"):
         made(documents, teacher=teacher, shots=str(shots))
     assert teacher.asked == [] and read_shots(None) == ()
+
+
+def test_shards_of_the_documents_are_the_whole(documents):
+    def written(shard=None):
+        with Run(None, quiet=True, shard=shard and parse_shard(shard)) as run:
+            return [
+                one.id for one in build(run=run, documents=documents, teacher=Scripted(say=teach), shortest=8, round_trip="none")
+            ]
+
+    first, second = set(written("0/2")), set(written("1/2"))
+    assert first and second and not first & second
+    assert set(written()) < first | second  # a shard does not know what was asked in another one
+
+
+def test_documents_are_known_again_by_what_they_say(documents, tmp_path):
+    def known(text):
+        (tmp_path / "again.txt").write_text(text)
+        return Documents(source=str(tmp_path / "again.txt"), columns=("text",), longest=100, shortest=8, tokenised=False)
+
+    one = known(f"{NILE}\n{CURIE}\n")
+    assert len(one) == 2 and len(one.fingerprint()) == 32
+    assert known(f"{NILE}\n{CURIE}\n").fingerprint() == one.fingerprint() != known(f"{NILE}\n{NILE}\n").fingerprint()
