@@ -2,7 +2,7 @@
 
     python -m benchmarks.persona --out runs/persona_benchmark
 
-Prompts: Self-Instruct, 252 user-oriented instructions to train on and 175 seed tasks to measure on (those without an input).
+Prompts: Self-Instruct, user-oriented instructions to train on and seed tasks to measure on, those without an input.
 words: mean length of a greedy answer. nats: per token of the teacher's own answers (with the system prompt) under each model; the
 teacher itself is the floor. Standard errors over instructions. A few minutes of one core.
 """
