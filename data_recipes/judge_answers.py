@@ -18,10 +18,12 @@ from typing import Any, Literal, NamedTuple
 from distill.errors import ConfigError
 from distill.judges import AcceptedAnswer, ExactMatch, Judge, Verdict
 from distill.judges.mentioned import MentionedAnswer
-from distill.recipes import Answered, Ask, Claim, Judged, Question, Run, generate, read_questions
+from distill.recipes import Claim, Judged, Question, Run, read_questions
 from distill.recipes import judge as judged_by
+from distill.recipes.answers import Said, answers
+from distill.recipes.endings import Cut, kept_text
 from distill.records import Polarity, Record, make_id
-from distill.teachers.base import Completion, Generator, Sampling
+from distill.teachers.base import Generator, Sampling
 
 SOURCE = "judge_answers"
 SAMPLING = Sampling(n=4, max_tokens=64)
@@ -29,7 +31,7 @@ _OF = {True: "positive", False: "negative", None: "abstained"}
 
 
 class Answer(NamedTuple):
-    """One thing that was said: its wording, who said it how often, whether it ended by itself, its place among the answers."""
+    """One thing that was said: the wording that is kept, who said it how often, whether it ended by itself, its place among the answers."""
 
     text: str
     by: dict[str, int]
@@ -52,6 +54,7 @@ def build(
     reference_as_positive: bool = False,
     weight_by_confidence: bool = False,
     min_confidence: float = 0.0,
+    cut: Cut = "sentence",
     limit: int | None = None,
     batch_size: int = 8,
 ) -> Iterator[Record]:
@@ -70,6 +73,7 @@ def build(
         reference_as_positive: Where no answer was approved, the first accepted one is the positive.
         weight_by_confidence: Whether a record weighs as much as its verdict is sure, instead of 1.
         min_confidence: Verdicts less sure than this (0 to 1) count as abstained.
+        cut: What is kept of an answer that was cut off, before it is judged: its whole sentences, nothing, or all of it.
         limit: Only the first so many prompts.
         batch_size: Prompts sampled at a time; changes speed and memory, never the records.
     """
@@ -88,47 +92,37 @@ def build(
             f"{prompts}: no prompt has accepted answers (column {source.answers_column!r}), and without them this judge "
             "abstains on all; add them, or choose another --judge"
         )
-    asks = (Ask(question.id, question.prompt, question) for question in run.take(source, limit=limit))
-    answered = generate(
-        run, "answer", asks, teacher, sampling, batch_size=batch_size, total=min(len(source), limit or len(source))
-    )
-    said: Said = ((one.carried, {"teacher": one.completions}) for one in answered)
-    if student is not None:
-        said = _also(run, said, student, sampling, batch_size)
-    claims = _claims(run, said)
+    total = min(len(source), limit or len(source))
+    said = answers(run, run.take(source, limit=limit), teacher, student, sampling, batch_size=batch_size, total=total)
+    claims = _claims(run, said, cut)
     verdicts = judged_by(run, "judge", claims, judge)
     by_prompt = ((question, list(several)) for question, several in groupby(verdicts, key=_question))
     chosen = _chosen(run, by_prompt, positives, negatives, reference_as_positive, min_confidence)
     return _records(run, chosen, keep == "paired", weight_by_confidence)
 
 
-Said = Iterable[tuple[Question, dict[str, tuple[Completion, ...]]]]
+def _claims(run: Run, said: Said, cut: Cut) -> Iterator[Claim]:
+    """Each distinct answer once; white space around it and a full stop at its end make no other answer.
 
-
-def _also(run: Run, said: Said, student: Generator, sampling: Sampling, batch_size: int) -> Said:
-    asks = (Ask(question.id, question.prompt, (question, completions)) for question, completions in said)
-    again: Iterator[Answered] = generate(run, "answer_student", asks, student, sampling, batch_size=batch_size)
-    return ((one.carried[0], {**one.carried[1], "student": one.completions}) for one in again)
-
-
-def _claims(run: Run, said: Said) -> Iterator[Claim]:
-    """Each distinct answer once; white space around it and a full stop at its end make no other answer."""
+    What was cut off is no negative for that: half a sentence is not yet false.
+    """
     for question, completions in said:
         found: dict[str, dict[str, Any]] = {}
         for who, several in completions.items():
             for one in several:
-                if not one.text.strip():
-                    run.count("answers left out", "blank")
+                text = kept_text(one, cut)
+                if not text:
+                    run.count("answers left out", "nothing whole in it" if one.text.strip() else "blank")
                     continue
-                kept = found.setdefault(one.text.strip().rstrip("."), {"text": one.text, "by": {}, "ended": False})
+                kept = found.setdefault(text.strip().rstrip("."), {"text": text, "by": {}, "ended": False})
                 kept["by"][who] = kept["by"].get(who, 0) + 1
                 if one.finish == "stop" and not kept["ended"]:  # a wording that was cut teaches to stop in mid-sentence
-                    kept |= {"text": one.text, "ended": True}
+                    kept |= {"text": text, "ended": True}
         if not found:
-            run.count("prompt", "every answer blank")
-        answers = sorted(found.values(), key=lambda kept: (-sum(kept["by"].values()), not kept["ended"]))
-        for place, kept in enumerate(answers):
-            answer = Answer(**kept, place=place, of=len(answers))
+            run.count("prompt", "nothing whole in any answer")
+        distinct = sorted(found.values(), key=lambda kept: (-sum(kept["by"].values()), not kept["ended"]))
+        for place, kept in enumerate(distinct):
+            answer = Answer(**kept, place=place, of=len(distinct))
             yield Claim(f"{question.id}#{place}", question.prompt, answer.text, question.answers, (question, answer))
 
 

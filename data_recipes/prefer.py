@@ -19,10 +19,12 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from distill.errors import ConfigError
-from distill.judges.base import PairJudge
+from distill.judges.base import PairJudge, Preference
 from distill.judges.bradley_terry import Comparison, Ranking, bradley_terry
-from distill.recipes import Answered, Ask, Item, Lost, Question, Run, generate, read_questions
+from distill.recipes import Item, Lost, Question, Run, read_questions
+from distill.recipes.answers import answers
 from distill.recipes.asking import prompt_from_json, prompt_json
+from distill.recipes.endings import Cut, kept_text
 from distill.records import Polarity, Record, make_id
 from distill.teachers.base import Completion, Generator, Sampling
 
@@ -56,6 +58,7 @@ def build(
     min_probability: float = 0.6,
     abstained: Literal["tie", "drop"] = "tie",
     spread: float = 3.0,
+    cut: Cut = "sentence",
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 8,
@@ -76,6 +79,7 @@ def build(
         min_probability: Pairs, and answers of a ranking, that are told apart less surely than this (0.5 to 1) give no record.
         abstained: A pair that the judge does not decide is a tie, or is left out.
         spread: Standard deviation of the prior on strengths (nats); smaller needs more comparisons for the same certainty.
+        cut: What is kept of an answer that was cut off, before it is compared: its whole sentences, nothing, or all of it.
         seed: For the random pairs.
         limit: Only the first so many prompts.
         batch_size: Prompts sampled, and compared, at a time; changes speed and memory, never the records.
@@ -94,12 +98,9 @@ def build(
         raise ConfigError(f"limit is {limit}: give at least 1 prompt, or leave it out for all of them")
     source = read_questions(prompts)
     total = min(len(source), limit or len(source))
-    asks = (Ask(question.id, question.prompt, question) for question in run.take(source, limit=limit))
-    answered = generate(run, "answer", asks, teacher, sampling, batch_size=batch_size, total=total)
-    told: Said = ((one.carried, {"teacher": one.completions}) for one in answered)
-    if student is not None:
-        told = _also(run, told, student, sampling, batch_size)
-    ranked = _compared(run, told, judge, compare, comparisons, seed, batch_size, total)
+    told = answers(run, run.take(source, limit=limit), teacher, student, sampling, batch_size=batch_size, total=total)
+    distinct = ((question, _distinct(run, completions, cut)) for question, completions in told)
+    ranked = _compared(run, distinct, judge, compare, comparisons, seed, batch_size, total)
     choice = _Choice(
         form=form, pairs_per_prompt=pairs_per_prompt, min_probability=min_probability, abstained=abstained, spread=spread
     )
@@ -115,27 +116,27 @@ class Told(NamedTuple):
     preferences: tuple[tuple[int, int, dict[str, Any]], ...]
 
 
-Said = Iterator[tuple[Question, dict[str, tuple[Completion, ...]]]]
-
-
-def _also(run: Run, told: Said, student: Generator, sampling: Sampling, batch_size: int) -> Said:
-    asks = (Ask(question.id, question.prompt, (question, completions)) for question, completions in told)
-    again: Iterator[Answered] = generate(run, "answer_student", asks, student, sampling, batch_size=batch_size)
-    return ((one.carried[0], {**one.carried[1], "student": one.completions}) for one in again)
+Distinct = dict[str, dict[str, int]]  # each answer, and who said it how often
 
 
 def _compared(
-    run: Run, told: Said, judge: PairJudge, compare: str, comparisons: int | None, seed: int, batch_size: int, total: int
+    run: Run,
+    told: Iterable[tuple[Question, Distinct]],
+    judge: PairJudge,
+    compare: str,
+    comparisons: int | None,
+    seed: int,
+    batch_size: int,
+    total: int,
 ) -> Iterator[Told]:
     """One item for each prompt, so that all its pairs are decided together; the judge sees the whole batch's pairs at once."""
 
     def items() -> Iterator[Item]:
-        for question, completions in told:
-            answers = _distinct(completions)
-            texts = list(answers)
+        for question, distinct in told:
+            texts = list(distinct)
             pairs = _pairs(len(texts), compare, comparisons, f"{seed}/{question.id}")
             value = {"prompt": prompt_json(question.prompt), "answers": texts, "pairs": [list(pair) for pair in pairs]}
-            yield Item(question.id, value, (question, tuple(answers.values())))
+            yield Item(question.id, value, (question, tuple(distinct.values())))
 
     def work(batch: list[Item]) -> list[Any]:
         todo = [
@@ -146,8 +147,10 @@ def _compared(
         found = iter(
             judge.compare_many([prompt_from_json(one[0]) for one in todo], [one[1] for one in todo], [one[2] for one in todo])
         )
-        return [[asdict(next(found)) for _ in item.value["pairs"]] or Lost("fewer than two different answers") for item in batch]
+        several = [[next(found) for _ in item.value["pairs"]] for item in batch]
+        return [_plain(preferences) for preferences in several]
 
+    # A pair that the judge could not be asked about is no tie: the question is lost, and --retry_lost asks again.
     rows = run.map("compare", items(), work, key={"version": 1, "judge": judge}, batch_size=batch_size, total=total, asks=judge)
     return (
         Told(
@@ -160,15 +163,28 @@ def _compared(
     )
 
 
-def _distinct(completions: dict[str, tuple[Completion, ...]]) -> dict[str, dict[str, int]]:
-    """Each different answer that is not blank, and who said it how often; answers that were cut only where none ended."""
+def _plain(preferences: Sequence[Preference]) -> Any:
+    """One question's preferences as JSON, or why they are lost."""
+    failed = next((one.failed for one in preferences if one.failed), "")
+    if not preferences or failed:
+        return Lost(failed or "fewer than two different answers")
+    return [asdict(one) for one in preferences]
+
+
+def _distinct(run: Run, completions: dict[str, tuple[Completion, ...]], cut: Cut) -> Distinct:
+    """Each different answer with something whole in it; answers that were cut only where none ended by itself."""
     ended = any(one.finish == "stop" for several in completions.values() for one in several)
-    found: dict[str, dict[str, int]] = {}
+    found: Distinct = {}
     known: dict[str, str] = {}
     for who, several in completions.items():
         for one in several:
-            if one.text.strip() and (one.finish == "stop" or not ended):
-                said_by = found.setdefault(known.setdefault(one.text.strip(), one.text), {})
+            text = kept_text(one, cut)
+            if not text:
+                run.count("answers left out", "nothing whole in it" if one.text.strip() else "blank")
+            elif one.finish != "stop" and ended:
+                run.count("answers left out", "cut off, where others ended")
+            else:
+                said_by = found.setdefault(known.setdefault(text.strip(), text), {})
                 said_by[who] = said_by.get(who, 0) + 1
     return found
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 from distill.data_recipes.judge_answers import build
 from parrot import KNOWN, Parrot
+from scripted import Scripted
 
 from distill.errors import ConfigError
 from distill.judges import Judge, Verdict
@@ -71,7 +72,7 @@ def test_what_is_not_judged_gives_no_record_and_is_counted(prompts):
         "positives and negatives": 1,
         "negatives only": 2,  # a judge of answers rejects abstentions, whatever the accepted answers are
         "judge abstained on all": 1,
-        "every answer blank": 1,
+        "nothing whole in any answer": 1,
     }
     assert accounts["counts"]["answers left out"]["blank"] == 12
     assert accounts["stages"][0]["lost"] == {"no completion came back": 1}
@@ -93,13 +94,30 @@ def test_an_accepted_answer_may_stand_in_where_none_was_given(prompts):
 
 def test_a_wording_that_ended_by_itself_goes_before_the_same_one_cut(prompts, monkeypatch):
     monkeypatch.setitem(KNOWN, "mixed", [" Paris...", " Paris."])
-    assert said(made(prompts, sampling=Sampling(n=2))[0]["mixed"], "positive") == [" Paris."]
+    assert said(made(prompts, sampling=Sampling(n=2), cut="keep")[0]["mixed"], "positive") == [" Paris."]
 
 
 def test_an_answer_that_was_cut_is_positive_only_where_no_approved_one_ended(prompts, monkeypatch):
     monkeypatch.setitem(KNOWN, "mixed", [" Paris. And...", " Paris. And...", " Paris. Yes"])
-    assert said(made(prompts, sampling=Sampling(n=3))[0]["mixed"], "positive") == [" Paris. Yes"]
-    assert said(made(prompts, sampling=Sampling(n=2))[0]["mixed"], "positive") == [" Paris. And..."]
+    assert said(made(prompts, sampling=Sampling(n=3), cut="keep")[0]["mixed"], "positive") == [" Paris. Yes"]
+    assert said(made(prompts, sampling=Sampling(n=2), cut="keep")[0]["mixed"], "positive") == [" Paris. And..."]
+
+
+@pytest.mark.parametrize(
+    ("cut", "positive", "negative", "left"),
+    [
+        ("sentence", " Paris.", [" Rome."], 1),
+        ("drop", None, [], 3),
+        ("keep", " Paris. It lies", [" Rome. It lies", " a city"], 0),
+    ],
+)
+def test_an_answer_that_was_cut_off_before_it_said_anything_whole_is_not_rejected_for_it(prompts, cut, positive, negative, left):
+    teacher = Scripted(say=lambda prompt: [" Paris. It lies...", " Rome. It lies...", " a city..."])
+    groups, accounts = made(prompts, teacher=teacher, sampling=Sampling(n=3), cut=cut, limit=1)
+    assert said(groups.get("mixed", []), "positive") == ([positive] if positive else [])
+    assert said(groups.get("mixed", []), "negative") == negative
+    assert accounts["counts"].get("answers left out", {}).get("nothing whole in it", 0) == left
+    assert accounts["counts"]["prompt"].get("nothing whole in any answer", 0) == (cut == "drop")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from distill.data_recipes.prefer import build
 from parrot import KNOWN, Parrot
+from scripted import Scripted
 
 from distill.errors import ConfigError
 from distill.judges.base import PairJudge, Preference
@@ -156,6 +157,24 @@ def test_two_models_are_compared_together(prompts):
 def test_batch_size_and_limit_do_not_change_a_record(prompts):
     every, _ = made(prompts, batch_size=1)
     assert every == made(prompts, batch_size=50)[0] == made(prompts, limit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("cut", "better", "left"), [("sentence", [" abcd.", " a."], 1), ("drop", [], 3), ("keep", [" abcd. It lies", " ab"], 0)]
+)
+def test_of_an_answer_that_was_cut_off_whole_sentences_are_compared(prompts, cut, better, left):
+    teacher = Scripted(say=lambda prompt: [" a. It...", " ab...", " abcd. It lies..."])
+    records, accounts = made(prompts, teacher=teacher, cut=cut, limit=1)
+    assert [record.response for record in records] == better
+    assert accounts["counts"].get("answers left out", {}).get("nothing whole in it", 0) == left
+    assert bool(accounts["stages"][1]["lost"]) == (cut == "drop")
+
+
+def test_answers_that_were_cut_off_are_compared_only_where_none_ended(prompts):
+    teacher = Scripted(say=lambda prompt: [" a.", " abcd. It lies...", " abc."])
+    records, accounts = made(prompts, teacher=teacher, limit=1)
+    assert [record.response for record in records] == [" abc.", " a."]
+    assert accounts["counts"]["answers left out"] == {"cut off, where others ended": 1}
 
 
 @pytest.mark.parametrize(
