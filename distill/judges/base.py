@@ -16,7 +16,8 @@ class Verdict:
 
     confidence: in [0, 1], the judge's own; 1.0 for symbolic judges. reason: the judge's own words or rule. spans: the stretches
     of the response that the judge told apart (a refuted claim, a wrong step), each with its polarity; empty where it judged
-    the response as a whole.
+    the response as a whole. failed: why the judge could not be asked, if it could not: that is no abstention, and a recipe
+    counts the row as lost, to be tried again.
     """
 
     approved: bool | None
@@ -24,6 +25,7 @@ class Verdict:
     reason: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
+    failed: str = ""
 
 
 class Judge(ABC):
@@ -43,12 +45,16 @@ class Judge(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """preferred is None where the judge abstained or contradicted itself when the order was changed: counted, never guessed."""
+    """preferred is None where the judge abstained or contradicted itself when the order was changed: counted, never guessed.
+
+    failed: as of a Verdict.
+    """
 
     preferred: Literal["first", "second"] | None
     confidence: float = 1.0
     reason: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    failed: str = ""
 
 
 class PairJudge(ABC):

@@ -14,7 +14,7 @@ from distill.errors import ConfigError, TeacherError
 from distill.judges.base import Judge, Verdict
 from distill.prompt_file import load_prompt_file, nonce, user_message
 from distill.records import Message, Prompt
-from distill.teachers.base import Chooser
+from distill.teachers.base import Chooser, NoChoice
 
 CONTENT_FREE = "N/A"
 NO_CHOICE = "neither option is among the probable replies"
@@ -106,6 +106,8 @@ class ChoiceJudge(Judge):
         return self._priors[with_reference]
 
     def _verdict(self, log_probs: tuple[float, ...], prior: tuple[float, ...]) -> Verdict:
+        if isinstance(log_probs, NoChoice):
+            return Verdict(approved=None, confidence=0.0, reason=log_probs.reason, failed=log_probs.reason)
         evidence = {"log_probs": dict(zip(self.options, map(finite, log_probs), strict=True))}
         if self.calibrated:
             evidence["prior"] = dict(zip(self.options, prior, strict=True))

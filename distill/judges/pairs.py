@@ -16,7 +16,7 @@ from distill.judges.base import Judge, PairJudge, Preference
 from distill.judges.choice import NO_CHOICE, UNDECIDED, choose, finite, logistic
 from distill.prompt_file import load_prompt_file, nonce, user_message
 from distill.records import Message, Prompt
-from distill.teachers.base import Chooser
+from distill.teachers.base import Chooser, NoChoice
 
 CONTRADICTION = "the preference changed with the order"
 
@@ -62,10 +62,8 @@ class TeacherPairJudge(PairJudge):
         asked = [(self.ask(prompt, *texts),) for prompt, *pair in pairs for texts in (pair, pair[::-1])]
         if not asked:
             return []
-        log_odds = [_log_odds(*row) for row in choose(self.generator, asked, self.options)]
-        return [
-            self._preference(forward, None if back is None else -back) for forward, back in zip(log_odds[::2], log_odds[1::2])
-        ]
+        chosen = choose(self.generator, asked, self.options)
+        return [self._both(forward, back) for forward, back in zip(chosen[::2], chosen[1::2], strict=True)]
 
     def ask(self, prompt: Prompt, first: str, second: str) -> Message:
         """The message that the teacher sees in one of the orders."""
@@ -83,6 +81,13 @@ class TeacherPairJudge(PairJudge):
     @cached_property
     def _template(self) -> Template:
         return load_prompt_file(self.template, package="distill.judges", name="pair.jinja")
+
+    def _both(self, forward: tuple[float, ...], back: tuple[float, ...]) -> Preference:
+        for one in (forward, back):
+            if isinstance(one, NoChoice):
+                return Preference(preferred=None, confidence=0.0, reason=one.reason, failed=one.reason)
+        reverse = _log_odds(*back)
+        return self._preference(_log_odds(*forward), None if reverse is None else -reverse)
 
     def _preference(self, forward: float | None, back: float | None) -> Preference:
         """From the log-odds of the first response in both orders."""
@@ -125,7 +130,8 @@ class JudgePair(PairJudge):
             evidence = {"first": one.approved, "second": other.approved}
             if one.approved is None or other.approved is None:
                 reason = f"the judge abstained: {one.reason if one.approved is None else other.reason}"
-                found.append(Preference(preferred=None, confidence=0.0, reason=reason, evidence=evidence))
+                failed = one.failed or other.failed
+                found.append(Preference(preferred=None, confidence=0.0, reason=reason, evidence=evidence, failed=failed))
             elif one.approved == other.approved:
                 reason = "both are approved" if one.approved else "both are rejected"
                 found.append(Preference(preferred=None, reason=reason, evidence=evidence))

@@ -14,7 +14,7 @@ from distill.errors import ConfigError, TeacherError
 from distill.judges.base import Judge, Verdict
 from distill.prompt_file import load_prompt_file, nonce, user_message
 from distill.records import Message, Prompt
-from distill.teachers.base import Completion, Generator, Sampling
+from distill.teachers.base import Completion, Failed, Generator, Sampling
 
 VERDICTS = {"APPROVED": True, "REJECTED": False}
 UNPARSABLE = "unparsable reply"
@@ -70,7 +70,8 @@ class TeacherJudge(Judge):
 def read_verdict(completions: Sequence[Completion]) -> Verdict:
     """A reply -> a verdict: the exact word, white space aside, or None."""
     if not completions:
-        return Verdict(approved=None, reason="no reply")
+        reason = completions.reason if isinstance(completions, Failed) else "no reply"
+        return Verdict(approved=None, confidence=0.0, reason=reason, failed=reason)
     reply = completions[0]
     approved = VERDICTS.get(reply.text.strip())
     if approved is None:

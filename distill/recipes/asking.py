@@ -76,7 +76,7 @@ class Judging(Portable):
             [item.value["response"] for item in items],
             [tuple(item.value["reference"]) for item in items],
         )
-        return [asdict(verdict) for verdict in verdicts]
+        return [Lost(verdict.failed) if verdict.failed else asdict(verdict) for verdict in verdicts]
 
 
 def generate(

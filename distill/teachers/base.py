@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -138,6 +139,23 @@ class Failed(list[Completion]):
         self.reason = reason
 
 
+class NoChoice(tuple[float, ...]):
+    """What a prompt gets from `Chooser.choose` that was not answered at all, while others were: -inf for each option.
+
+    reason: one of few, for they are counted.
+
+    >>> NoChoice("timed out", 2), NoChoice("timed out", 2).reason
+    ((-inf, -inf), 'timed out')
+    """
+
+    reason: str
+
+    def __new__(cls, reason: str, options: int) -> NoChoice:
+        made = super().__new__(cls, (-math.inf,) * options)
+        made.reason = reason
+        return made
+
+
 class Generator(Teacher):
     """Writes completions."""
 
@@ -175,6 +193,7 @@ class Chooser(Teacher):
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[tuple[float, ...]]:
         """For each prompt the log-probability (nats) that the response begins with each of the options, in their order.
 
-        -inf for an option that the backend does not report among its most probable ones. Options begin with different tokens,
+        -inf for an option that the backend does not report among its most probable ones; `NoChoice` for a prompt that alone got
+        no answer. Options begin with different tokens,
         else TeacherError.
         """

@@ -20,7 +20,7 @@ from distill.errors import TeacherError
 from distill.models import cache_folder, load_tokenizer, model_identity, resolve
 from distill.records import Prompt
 from distill.teachers.base import Completion, Generator, Sampling
-from distill.teachers.drawn_text import check_sampling, cut, said
+from distill.teachers.drawn_text import check_sampling, completion_of, cut, said
 from distill.template import prompt_tokens, stop_token_ids
 
 if TYPE_CHECKING:
@@ -131,10 +131,10 @@ class CTranslate2Teacher(Generator):
         )
         completions = []
         for tokens, log_prob in zip(drawn, log_probs, strict=True):
-            text, stopped = cut(said(tokens, ends, tokenizer), sampling.stop)
-            finished = stopped or (bool(tokens) and tokens[-1] in ends)
+            stopped = cut(said(tokens, ends, tokenizer), sampling.stop)[1] or (bool(tokens) and tokens[-1] in ends)
+            finish: Literal["stop", "length"] = "stop" if stopped else "length"
             completions.append(
-                Completion(text=text, tokens=len(tokens), finish="stop" if finished else "length", log_prob=min(log_prob, 0.0))
+                completion_of(tokens, ends, tokenizer, stops=sampling.stop, finish=finish, log_prob=min(log_prob, 0.0))
             )
         return completions
 

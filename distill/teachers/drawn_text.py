@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from distill.errors import TeacherError
-from distill.teachers.base import Sampling
+from distill.teachers.base import Completion, Sampling
 from distill.template import response_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_THOUGHT = re.compile(r"(?:.*?</think>|\s*<think>.*)\s*", re.DOTALL)  # without its end: cut off while it thought
 
 
 def said(ids: Sequence[int], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -25,6 +28,18 @@ def said(ids: Sequence[int], ends: frozenset[int], tokenizer: PreTrainedTokenize
     return whole[len(alone) : len(whole) - (len(both) - len(alone))]
 
 
+def answer_of(text: str) -> str:
+    """What a model says to the reader: a text without the reasoning, between <think> and </think>, that it begins with.
+
+    Reasoning that was cut off has no answer after it.
+
+    >>> answer_of("<think>Easy.</think>Paris."), answer_of("<think>Let me see"), answer_of("Paris.")
+    ('Paris.', '', 'Paris.')
+    """
+    within = _THOUGHT.match(text)
+    return text if within is None else text[within.end() :]
+
+
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before the first stop text, and whether there was one.
 
@@ -33,6 +48,21 @@ def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return (text[: min(places)], True) if places else (text, False)
+
+
+def completion_of(
+    ids: Sequence[int],
+    ends: frozenset[int],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stops: Sequence[str],
+    finish: Literal["stop", "length"],
+    log_prob: float | None,
+) -> Completion:
+    """The completion that drawn tokens make: cut before a stop text, without reasoning, whose log-probability is no answer's."""
+    text = cut(said(ids, ends, tokenizer), stops)[0]
+    answer = answer_of(text)
+    return Completion(text=answer, tokens=len(ids), finish=finish, log_prob=log_prob if answer == text else None)
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -12,7 +12,7 @@ from distill.errors import TeacherError
 from distill.models import load_model, load_tokenizer, model_identity
 from distill.records import Prompt
 from distill.teachers.base import Chooser, Completion, Generator, Sampling, Scorer, TokenScores
-from distill.teachers.drawn_text import check_sampling, cut, said
+from distill.teachers.drawn_text import check_sampling, completion_of, cut, said
 from distill.template import end_of_turn, prompt_tokens, response_tokens, stop_token_ids, token_texts
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ class HuggingFaceTeacher(Generator, Scorer, Chooser):
             )
         completions: dict[Drawn, Completion] = {}
         for drawn in {one for several in found for one in several}:
-            text = cut(said(drawn.ids, ends, tokenizer), sampling.stop)[0]
-            completions[drawn] = Completion(text=text, tokens=len(drawn.ids), finish=drawn.finish, log_prob=drawn.log_prob)
+            completions[drawn] = completion_of(
+                drawn.ids, ends, tokenizer, stops=sampling.stop, finish=drawn.finish, log_prob=drawn.log_prob
+            )
         return [[completions[drawn] for drawn in several] for several in found]
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from distill.errors import TeacherError
 from distill.records import Prompt
-from distill.teachers.base import Chooser, Completion, Failed, Generator, Price, Sampling, Usage
+from distill.teachers.base import Chooser, Completion, Failed, Generator, NoChoice, Price, Sampling, Usage
 from distill.teachers.drawn_text import check_sampling
 from distill.teachers.server_address import Address, check_address, check_settings
 from distill.teachers.server_link import Link, Refused, Unanswered
@@ -260,9 +259,9 @@ class ServerTeacher(Generator, Chooser):
             return await self._first_token(frame, options, top)
         except Unanswered as error:
             await self._line.failed(error)
+            return NoChoice(f"no answer from the server ({error.kind})", len(options))
         except Refused as error:
-            await self._own_fault(error, self._first_token(_NEUTRAL.frame, (), top))
-        return (-math.inf,) * len(options)
+            return NoChoice(await self._own_fault(error, self._first_token(_NEUTRAL.frame, (), top)), len(options))
 
     async def _first_token(self, frame: _Frame, options: Sequence[str], top: int) -> tuple[float, ...]:
         asked: dict[str, Any] = {"temperature": 1, "top_p": 1, "seed": 0, "logprobs": True, "top_logprobs": top, **frame.flags}

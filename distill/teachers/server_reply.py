@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 from distill.errors import TeacherError
 from distill.teachers.base import Completion, Sampling
-from distill.teachers.drawn_text import cut
+from distill.teachers.drawn_text import answer_of, cut
 from distill.teachers.server_link import Refused, Unanswered
 
-_THOUGHT = re.compile(r"(?:.*?</think>|\s*<think>.*)\s*", re.DOTALL)  # without its end: cut off while it thought
 _DATE = re.compile(r"(-\d{4}-?\d{2}-?\d{2}|@[^/]*|:latest)$")
 
 
@@ -125,8 +124,7 @@ def _choice(choice: Mapping[str, Any]) -> Choice:
     text = message.get("refusal") if text is None else text
     listed = (choice.get("logprobs") or {}).get("content") or ()
     text = "" if text is None else str(text)
-    within = _THOUGHT.match(text)  # of a server that does not take it apart; nobody shall learn it as part of the answer
-    end = 0 if within is None else within.end()
+    end = len(text) - len(answer_of(text))  # of a server that does not take it apart; nobody shall learn it as part of the answer
     thought = str(message.get("reasoning_content") or message.get("reasoning") or "") + text[:end]
     return Choice(text[end:], str(choice.get("finish_reason")), tuple(map(_token, listed)), thought)
 

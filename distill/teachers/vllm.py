@@ -17,7 +17,7 @@ from distill.errors import TeacherError
 from distill.models import load_tokenizer, model_identity, resolve
 from distill.records import Prompt
 from distill.teachers.base import Completion, Generator, Sampling
-from distill.teachers.drawn_text import check_sampling, cut, said
+from distill.teachers.drawn_text import check_sampling, completion_of
 from distill.template import prompt_tokens, stop_token_ids
 
 if TYPE_CHECKING:
@@ -124,10 +124,9 @@ class VllmTeacher(Generator):
         return [one * sampling.n for one in several] if greedy else several
 
     def _completion(self, output: Any, ends: frozenset[int], stops: Sequence[str]) -> Completion:
-        text, _ = cut(said(list(output.token_ids), ends, self._tokenizer), stops)
         log_prob = None if output.cumulative_logprob is None else min(float(output.cumulative_logprob), 0.0)
         finish: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
-        return Completion(text=text, tokens=len(output.token_ids), finish=finish, log_prob=log_prob)
+        return completion_of(list(output.token_ids), ends, self._tokenizer, stops=stops, finish=finish, log_prob=log_prob)
 
 
 def _seed(seed: int, ids: Sequence[int], number: int) -> int:
