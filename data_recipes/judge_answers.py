@@ -31,7 +31,7 @@ _OF = {True: "positive", False: "negative", None: "abstained"}
 
 
 class Answer(NamedTuple):
-    """One thing that was said: the wording that is kept, who said it how often, whether it ended by itself, its place among the answers."""
+    """One thing that was said: what is kept of it, who said it how often, whether it ended by itself, its place among all."""
 
     text: str
     by: dict[str, int]

@@ -33,9 +33,11 @@ from distill.errors import ConfigError, RecipeError
 from distill.judges.passages import Passage, read_passages
 from distill.prompt_file import load_prompt_file, nonce, user_message
 from distill.recipes import Answered, Ask, Item, Lost, Run, generate
+from distill.recipes.endings import kept_text
+from distill.recipes.salience import detokenised
 from distill.recipes.sources import example_file, find_source
 from distill.records import Message, Polarity, Prompt, Record, make_id
-from distill.teachers.base import Generator, Sampling
+from distill.teachers.base import Completion, Generator, Sampling
 
 SOURCE = "questions"
 SAMPLING = Sampling(n=1, temperature=0.7, max_tokens=96)
@@ -98,7 +100,8 @@ def build(
         equivalence: Whether two answers are the same.
         student: Answers each question without the passage, to tell what is new to it. None: nobody is asked.
         only_new: Leave out what the student knows without the passage.
-        wrong_as_negative: Whether what the student says instead, without the passage, is a negative.
+        wrong_as_negative: Whether what the student says instead, without the passage, is a negative; of an answer that was cut
+            off, its whole sentences.
         sampling: How the questions are written; n replies for each passage. Answers are greedy.
         limit: Only the first so many passages.
         batch_size: Prompts at a time; changes speed and memory, never the records.
@@ -130,29 +133,21 @@ def build(
         answers = generate(run, "answer_again", again, teacher, short, batch_size=batch_size)
         pairs = _agreeing(run, answers, equivalence, round_trip)
     if student is None:
-        rows: Iterator[tuple[str, Pair, str]] = ((name, pair, "") for name, pair in pairs)
+        rows: Iterator[tuple[str, Pair, Completion | None]] = ((name, pair, None) for name, pair in pairs)
     else:
         plain = (Ask(name, (_question(asker, "", pair.question),), pair) for name, pair in pairs)
         untold = generate(run, "answer_without", plain, student, short, batch_size=batch_size)
-        rows = ((row.id, row.carried, row.completions[0].text) for row in untold)
+        rows = ((row.id, row.carried, row.completions[0]) for row in untold)
     return _records(
         run,
         rows,
         equivalence=equivalence,
         reader=asker if passage_in_prompt else None,
-        asked_student=student is not None,
         only_new=only_new,
         wrong_as_negative=wrong_as_negative,
     )
 
 
-# WikiText and other corpora that were split into tokens: " , " and "@-@" as people write them.
-_TOKENISED = (
-    (re.compile(r" @([-.,])@ "), r"\1"),
-    (re.compile(r"\s+([,.;:!?)\]%]|'s\b|n't\b|')"), r"\1"),
-    (re.compile(r"([(\[$£])\s+"), r"\1"),
-    (re.compile(r'" ([^"]*?) "'), r'"\1"'),
-)
 _UNKNOWN = "<unk>"
 
 
@@ -190,9 +185,8 @@ class Documents:
         return number, content.hexdigest()[:32]
 
     def _plain(self, text: str) -> str:
-        for pattern, written in _TOKENISED if self.tokenised else ():
-            text = pattern.sub(written, text)
-        return " ".join(text.split())
+        text = " ".join(text.split())
+        return detokenised(text) if self.tokenised else text
 
 
 _PAIR = re.compile(
@@ -222,7 +216,7 @@ def _checked(run: Run, replies: Iterable[Answered], *, in_passage: bool, alone: 
         found = ([pair for reply in item.value for pair in read_pairs(reply)] for item in items)
         return [pairs or Lost("no question with an answer could be read in the reply") for pairs in found]
 
-    asked: set[int] = set()  # hashes of all questions so far, as a number takes less than its text
+    asked: set[int] = set()  # hashes of all questions kept so far, as a number takes less than its text
     here: list[Pair] = []  # the pairs of the passage at hand
 
     def check(items: list[Item]) -> list[Any]:
@@ -233,12 +227,12 @@ def _checked(run: Run, replies: Iterable[Answered], *, in_passage: bool, alone: 
                 here.clear()
             name = hash(normalise(pair.question))
             wrong = _wrong(pair, in_passage=in_passage, alone=alone)
-            if name in asked:
+            if not wrong and name in asked:
                 wrong = "asked before"
             elif not wrong and any(_near(pair, other) for other in here):
                 wrong = "asked before in other words"
-            asked.add(name)
-            if not wrong:
+            if not wrong:  # a pair that is not kept must not cost a good one with the same question
+                asked.add(name)
                 here.append(pair)
             results.append(Lost(wrong) if wrong else True)
         return results
@@ -306,27 +300,30 @@ def _agrees(answer: str, again: str, equivalence: Equivalence, kind: RoundTrip) 
 
 def _records(
     run: Run,
-    rows: Iterable[tuple[str, Pair, str]],
+    rows: Iterable[tuple[str, Pair, Completion | None]],
     *,
     equivalence: Equivalence,
     reader: Template | None,
-    asked_student: bool,
     only_new: bool,
     wrong_as_negative: bool,
 ) -> Iterator[Record]:
     for name, pair, without in rows:
         evidence: dict[str, Any] = {"passage": pair.passage.whole, "passage_id": pair.passage.id}
-        known = asked_student and _agrees(pair.answer, without, equivalence, "contains")
-        if asked_student:
+        known, instead = False, ""
+        if without is not None:
+            known = _agrees(pair.answer, without.text, equivalence, "contains")
             run.count("without the passage the student", "knows it" if known else "does not know it")
-            evidence |= {"without_passage": without, "known": known}
+            evidence |= {"without_passage": without.text, "known": known}
+            instead = kept_text(without)  # half a sentence is not yet false, and nobody should learn from its end
+            if wrong_as_negative and not known and not instead:
+                run.count("no negative", "nothing whole in what the student says")
         if known and only_new:
             continue
         question = Message(role="user", content=pair.question)
         prompt = (question if reader is None else _question(reader, pair.passage.whole, pair.question),)
         texts: list[tuple[str, Polarity]] = [(pair.answer, "positive")]
-        if wrong_as_negative and not known and without.strip() and not is_abstention(without):
-            texts.append((without, "negative"))
+        if wrong_as_negative and not known and instead and not is_abstention(instead):
+            texts.append((instead, "negative"))
         for text, polarity in texts:
             yield Record(
                 id=make_id(name, polarity, prompt, text, source=SOURCE),

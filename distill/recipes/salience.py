@@ -207,7 +207,7 @@ def detokenised(text: str) -> str:
     """
     text = re.sub(r" @([-,.])@ ", r"\1", text).replace(" / ", "/")
     text = re.sub(r"(?<=\d) : (?=\d\d)", ":", text)
-    text = re.sub(r" ([,.;:!?%)\]]|'(?:s|t|re|ve|ll|d|m)\b)", r"\1", text)
+    text = re.sub(r" ([,.;:!?%)\]]|n't\b|'(?:s|t|re|ve|ll|d|m)\b)", r"\1", text)
     text = re.sub(r"([(\[$£€]) ", r"\1", text)
     text = re.sub(r'" ([^"]*?) "', r'"\1"', text)
     return re.sub(r"(?<=\d) – (?=\d)", "–", text)

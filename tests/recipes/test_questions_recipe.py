@@ -102,6 +102,22 @@ def test_what_the_student_knows_without_the_passage_is_counted_and_left_out_if_a
     assert [(one.response, one.polarity) for one in wrong][1:] == [("Marie Curie", "positive"), ("Pierre Curie", "negative")]
 
 
+def test_a_pair_that_is_not_kept_does_not_cost_a_good_one_with_the_same_question(documents):
+    said = {"Nile": "Q: How long is it?\nA: 1,000 miles\nQ: How long is it?\nA: 6,650 km\nQ: How long is it?\nA: Africa"}
+    teacher = Scripted(say=lambda prompt: [said.get("Nile" if "Nile" in prompt[-1].content else "", "Nothing.")])
+    records, stages, _ = made(documents, teacher=teacher, round_trip="none")
+    assert [one.response for one in records] == ["6,650 km"]
+    assert stages["check"]["lost"] == {"the answer is not in the passage": 1, "asked before": 1}
+
+
+def test_half_a_sentence_of_the_student_is_no_negative(documents):
+    said = {"Nile": "It is a river that...", "radium": "Pierre Curie. He was..."}
+    student = Scripted(say=lambda prompt: [next(said[word] for word in said if word in prompt[-1].content)], name="student")
+    records, _, run = made(documents, student=student, wrong_as_negative=True)
+    assert [one.response for one in records if one.polarity == "negative"] == ["Pierre Curie."]
+    assert run.counts["no negative"] == {"nothing whole in what the student says": 1}
+
+
 def test_only_the_written_form_is_read():
     assert read_pairs("Question 1: Who?\n\nAnswer: I.\n**Q2:** Where?\n**A2:** here") == [
         ("Who?", "I."),
