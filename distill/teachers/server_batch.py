@@ -44,10 +44,14 @@ class Batches:
         content = "".join(_lines(bodies))
         name = hashlib.sha256(f"{self._link.where}\n{content}".encode()).hexdigest()[:32]
         results = self._folder / f"{name}.results.jsonl"
-        if not results.exists():
+        before = results.exists()
+        if not before:
             _write(results, await self._results(name, content))
-            return self._read(results, bodies)
+        # Counted with every reading: who reads them a second time was stopped before anybody kept what they cost.
+        self._count([results.read_text(encoding="utf-8")])
         found = self._read(results, bodies)
+        if not before:
+            return found
         # An earlier process was told of those that the server never came to: asked again, they are another, smaller file.
         late = [place for place, answer in enumerate(found) if isinstance(answer, Unanswered)]
         if len(late) == len(bodies):
@@ -83,7 +87,6 @@ class Batches:
             for key in ("output_file_id", "error_file_id")
             if status.get(key)
         ]
-        self._count(texts)
         return "".join(text if text.endswith("\n") else f"{text}\n" for text in texts)
 
     async def _submit(self, name: str, file: str) -> str:

@@ -45,7 +45,10 @@ def test_a_batch_gives_what_single_requests_give_and_asks_for_nothing_beside_the
 def test_the_same_requests_are_never_submitted_twice(server: Server, tmp_path: Path) -> None:
     found = batched(server, tmp_path).generate(QUESTIONS[:2], SAMPLING)
     server.files.clear()  # not even looked at again
-    assert batched(server, tmp_path).generate(QUESTIONS[:2], SAMPLING) == found
+    again = batched(server, tmp_path)
+    assert again.generate(QUESTIONS[:2], SAMPLING) == found
+    # Whoever reads the answers again was stopped before their cost was kept.
+    assert again.usage().completion_tokens >= sum(said.tokens for several in found for said in several)
     assert len(server.batches) == 1
     batched(server, tmp_path).generate(QUESTIONS[2:4], SAMPLING)
     assert len(server.batches) == 2
