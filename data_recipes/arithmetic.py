@@ -19,11 +19,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any, Literal
 
 from distill.errors import ConfigError
 from distill.recipes import Item, Lost, Run
+from distill.recipes.shards import Made
 from distill.records import Message, Polarity, Record, Span, make_id
 
 Operation = Literal["add", "subtract", "multiply", "divide"]
@@ -118,7 +119,12 @@ def build(
         raise ConfigError(f"negatives is {negatives}: give 0 for none, or a number above it")
     if not 0 <= test_share <= 1:
         raise ConfigError(f"test_share is {test_share}: a share lies between 0 and 1")
-    drawn = draw(operations, min_digits, max_digits, part=part, test_share=test_share, test_digits=test_digits, seed=seed)
+
+    def drawn() -> Iterator[Problem]:
+        every = draw(operations, min_digits, max_digits, part=part, test_share=test_share, test_digits=test_digits, seed=seed)
+        return islice(every, problems)
+
+    wanted = min(problems, limit or problems)
 
     def solve(items: list[Item]) -> list[Any]:
         return [
@@ -130,10 +136,10 @@ def build(
         run,
         run.map(
             "solve",
-            ((one.text, [one.operation, str(one.a), str(one.b)]) for one in run.take(_first(drawn, problems, run), limit=limit)),
+            ((one.text, [one.operation, str(one.a), str(one.b)]) for one in _taken(run, Made(drawn), wanted, limit)),
             solve,
             key={"version": VERSION, "style": style, "negatives": negatives, "seed": seed},
-            total=min(problems, limit or problems),
+            total=wanted,
             keep=False,  # a solution costs less than reading it back
         ),
         style,
@@ -353,14 +359,15 @@ def _records(run: Run, rows: Iterator[Any], style: Style, negatives: int) -> Ite
             )
 
 
-def _first(drawn: Iterator[Problem], problems: int, run: Run) -> Iterator[Problem]:
-    """So many problems; a shortage is counted, never hidden."""
-    number = 0
-    for number, problem in enumerate(drawn, start=1):
+def _taken(run: Run, drawn: Made[Problem], wanted: int, limit: int | None) -> Iterator[Problem]:
+    """The problems that are this run's; a shortage is counted, never hidden, and by one shard alone."""
+    taken = 0
+    for problem in run.take(drawn, limit=limit):
+        taken += 1
         yield problem
-        if number == problems:
-            return
-    run.count("problems asked for", "there are no more", problems - number)
+    there = taken if run.shard is None else len(drawn) if run.shard.index == 0 else wanted
+    if there < wanted:
+        run.count("problems asked for", "there are no more", wanted - there)
 
 
 def _cell(operation: Operation, first: int, second: int, seed: int) -> Iterator[Problem]:

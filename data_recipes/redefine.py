@@ -27,6 +27,7 @@ from typing import Any, Literal
 from distill.errors import ConfigError
 from distill.recipes import Item, Lost, Run, read_questions
 from distill.recipes.questions import Question, Questions
+from distill.recipes.shards import Made
 from distill.records import Message, Polarity, Record, Span, make_id
 
 Kind = Literal["constant", "fact", "word", "operator"]
@@ -161,16 +162,24 @@ def build(
         "word": lambda: word_cases(draws, seed),
         "operator": lambda: operator_cases(draws, seed),
     }
-    in_turn = chain.from_iterable(zip_longest(*(makers[kind]() for kind in kinds)))
-    cases = (case for case in in_turn if case is not None)
+
+    def cases() -> Iterator[Item]:
+        asked: set[str] = set()
+        for case in chain.from_iterable(zip_longest(*(makers[kind]() for kind in kinds))):
+            if case is not None:
+                question = f"{case.kind}: {case.question}"
+                # Told here and not from the results, so that all shards together have each control once.
+                yield Item(_id(case), asdict(case), question not in asked)
+                asked.add(question)
+
     rows = run.map(
         "check",
-        (Item(_id(case), asdict(case)) for case in run.take(cases, limit=limit)),
+        run.take(Made(cases), limit=limit),
         lambda items: [_checked(_case(item.value)) for item in items],
         key={"version": VERSION},
         keep=False,  # calculating again costs less than reading back
     )
-    return _records(run, (_case(row.value) for row in rows), controls, negatives, seed)
+    return _records(run, ((_case(row.value), row.carried) for row in rows), controls, negatives, seed)
 
 
 def constant_cases(draws: int, seed: int = 0) -> Iterator[Case]:
@@ -359,15 +368,15 @@ def _evaluated(tree: ast.expr) -> Fraction:
     return Fraction(str(tree.value))
 
 
-def _records(run: Run, cases: Iterable[Case], controls: Iterable[Control], negatives: bool, seed: int) -> Iterator[Record]:
-    controlled: set[str] = set()
-    for case in cases:
+def _records(
+    run: Run, cases: Iterable[tuple[Case, bool]], controls: Iterable[Control], negatives: bool, seed: int
+) -> Iterator[Record]:
+    for case, first in cases:
         run.count("premises", case.kind)
         opening = random.Random(f"{seed}:{_id(case)}").choice(OPENINGS)
         yield from _pair(case, opening.format(case.premise), case.follows, case.memory, "premise", negatives)
         # Another premise on the same question has the same control without a premise; it is written once.
-        if "none" in controls and f"{case.kind}: {case.question}" not in controlled:
-            controlled.add(f"{case.kind}: {case.question}")
+        if "none" in controls and first:
             yield from _pair(case, "", case.memory, case.follows, "none", negatives)
         if "other" in controls and case.other[1].casefold() not in ("", case.memory.casefold()):
             yield from _pair(case, opening.format(case.other[0]), case.memory, case.other[1], "other", negatives)

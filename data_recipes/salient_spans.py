@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from distill.errors import ConfigError
 from distill.recipes import Item, Lost, Run, read_questions
 from distill.recipes.asking import prompt_from_json, prompt_json
 from distill.recipes.salience import Found, RuleTagger, Tagger, detokenised, sentence_starts, weighted_spans, wrapped
+from distill.recipes.shards import Made
 from distill.records import Message, Polarity, Prompt, Record, Span, make_id, read_records
 
 SOURCE = "salient_spans"
@@ -74,7 +76,8 @@ def build(
         items = (_text_item(one.id, one.prompt[-1].content, detokenise) for one in run.take(texts, limit=limit))
     else:
         assert records is not None
-        items = (_record_item(record) for record in run.take(read_records(records), limit=limit))
+        there = Made(partial(read_records, records))
+        items = (_record_item(record) for record in run.take(there, limit=limit))
     rows = run.map(
         "find",
         items,

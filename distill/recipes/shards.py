@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from distill.errors import RecipeError
 from distill.recipes.cache import replace_file
-from distill.recipes.key import describe, digest
+from distill.recipes.key import canonical, describe
 
 T = TypeVar("T")
 FILE = "shard.json"
@@ -25,6 +26,23 @@ class Fingerprinted(Protocol):
     def fingerprint(self) -> str:
         """Equal for equal rows, whatever file or place they come from."""
         ...
+
+
+@dataclass(frozen=True)
+class Made(Generic[T]):
+    """A source whose rows are made anew, the same ones, each time it is iterated: so they can be counted without being held.
+
+    >>> len(Made(lambda: iter("abc")))
+    3
+    """
+
+    rows: Callable[[], Iterator[T]]
+
+    def __iter__(self) -> Iterator[T]:
+        return self.rows()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.rows())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +103,22 @@ def share(source: Iterable[T], shard: Shard, *, limit: int | None) -> tuple[Iter
     """
     if not isinstance(source, Sized):
         kind = type(source).__name__
-        raise RecipeError(f"shard {shard}: a {kind} cannot say how many rows it has; give Run.take a list or read_questions(...)")
-    named = source.fingerprint() if isinstance(source, Fingerprinted) else digest([describe(row) for row in source])
-    rows = len(source) if limit is None else min(limit, len(source))
+        raise RecipeError(
+            f"shard {shard}: a {kind} cannot say how many rows it has, so it has no shares; leave --shard out, or have "
+            "the recipe give Run.take a list, read_questions(...) or Made(...)"
+        )
+    named = source.fingerprint() if isinstance(source, Fingerprinted) else _named(source)
+    there = len(source)
+    rows = there if limit is None else min(limit, there)
     mine = shard.of(rows)
     return islice(source, mine.start, mine.stop), Taken(fingerprint=named, rows=rows)
+
+
+def _named(source: Iterable[T]) -> str:
+    total = hashlib.sha256()
+    for row in source:
+        total.update(canonical(describe(row)).encode() + b"\n")
+    return total.hexdigest()[:32]
 
 
 def read_note(folder: Path) -> Note | None:

@@ -11,7 +11,7 @@ from distill.recipes import Lost, Run, read_questions
 from distill.recipes.command import run_recipe
 from distill.recipes.merge import merge_shards
 from distill.recipes.shards import Shard, parse_shard, read_note
-from distill.records import Message, Record, read_records
+from distill.records import Message, Record, read_records, write_records
 from distill.records.manifest import read_manifest, verify
 
 ROWS = 23
@@ -170,6 +170,30 @@ def test_the_command_runs_shards_and_merges_them(tmp_path, monkeypatch, capsys):
     assert shards_of("again") == shards_of("whole")
     with pytest.raises(ConfigError, match="usage: distill recipe merge OUT FOLDER"):
         recipe_command(["merge", "merged"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("arithmetic", ["--problems", "20"]),
+        ("arithmetic", ["--problems", "200", "--max_digits", "1", "--operations", "[add]", "--limit", "150"]),
+        ("redefine", ["--kinds", "[constant, word]", "--limit", "20"]),
+        ("salient_spans", ["--prompts", "null", "--records", "in.jsonl"]),
+    ],
+)
+def test_rows_that_are_made_or_records_that_are_read_can_be_shared_out_too(tmp_path, monkeypatch, recipe, options):
+    monkeypatch.chdir(tmp_path)
+    prompt = (Message(role="user", content="When?"),)
+    write_records(
+        (Record(id=f"r{n}", group=f"g{n}", prompt=prompt, response=f"On 3 May 19{n:02}.", polarity="positive") for n in range(9)),
+        "in.jsonl",
+    )
+    assert run_recipe(recipe, [*options, "--out", "whole"]) == 0
+    for index in range(3):
+        assert run_recipe(recipe, [*options, "--out", f"part{index}", "--shard", f"{index}/3"]) == 0
+    merge_shards(Path("merged"), [Path(f"part{index}") for index in range(3)])
+    assert shards_of("merged") == shards_of("whole")
+    assert without_time("merged") == without_time("whole")
 
 
 def test_a_recipe_that_takes_no_share_is_refused_as_a_shard(source):
