@@ -26,6 +26,7 @@ from distill.recipes import Claim, Item, Judged, Lost, Question, Run, read_quest
 from distill.recipes import judge as judge_claims
 from distill.recipes.asking import prompt_from_json, prompt_json
 from distill.recipes.key import code_version
+from distill.recipes.stage import Seen
 from distill.recipes.statements import SOURCES, Statement, as_statement
 from distill.records import Polarity, Record, Span, make_id
 
@@ -123,7 +124,7 @@ def _check(run: Run, claims: Iterable[Claim], judge: Judge | None, table: TruthT
 
 
 def _records(run: Run, checked: Iterable[Judged], *, only_changed_words: bool) -> Iterator[Record]:
-    seen: set[str] = set()
+    seen = Seen()
     for claim, verdict in checked:
         statement, negation = claim.carried
         right = is_right(statement.is_true, verdict)
@@ -132,9 +133,9 @@ def _records(run: Run, checked: Iterable[Judged], *, only_changed_words: bool) -
             continue
         pair = pair_records(statement, negation, only_changed_words=only_changed_words, verdict=verdict)
         # A statement and its own denial, both in the source, make the same pair.
-        run.count("pair", "repeated" if pair[0].id in seen else "new")
-        yield from (record for record in pair if record.id not in seen)
-        seen.update(record.id for record in pair)
+        new = [record for record in pair if seen.add(record.id)]
+        run.count("pair", "new" if pair[0] in new else "repeated")
+        yield from new
 
 
 def pair_records(

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from distill.errors import ConfigError, RecipeError
 from distill.recipes import Item, Lost, Run, read_questions
 from distill.recipes.questions import Questions
+from distill.recipes.stage import Seen
 from distill.records import Message, Polarity, Record, Span, make_id
 
 Task = Literal["spell", "count", "length", "repair"]
@@ -331,13 +332,12 @@ class _Maker:
 
 
 def _items(source: Questions, tasks: Sequence[Task], run: Run, limit: int | None) -> Iterator[Item]:
-    seen: set[str] = set()
+    seen = Seen()
     for question in run.take(source, limit=limit):
         word = _word(question.prompt[-1].content)
+        again = word is not None and not seen.add(word)
         for task in tasks:
-            yield Item(f"{question.id}:{task}", {"word": word, "task": task, "again": word in seen})
-        if word is not None:
-            seen.add(word)
+            yield Item(f"{question.id}:{task}", {"word": word, "task": task, "again": again})
 
 
 def _word(line: str) -> str | None:
