@@ -126,7 +126,9 @@ def build(
     )
 
     def records() -> Iterator[Record]:
-        chosen = scope if known is None else replace(scope, threshold=_chosen(run, known, topic, scope_column, batch_size))
+        chosen = scope
+        if known is not None:
+            chosen = replace(scope, threshold=_chosen(run, known, topic, scope_column, batch_size, threshold))
         scored = _scored(run, "topic", run.take(source, limit=limit), topic, batch_size, total)
         placed = _placed(run, scored, chosen, scope_column, prompts)
         asks = (Ask(one.question.id, one.question.prompt, one) for one in placed)
@@ -136,9 +138,11 @@ def build(
     return records()
 
 
-def _chosen(run: Run, known: Questions, topic: Topic, column: str, batch_size: int) -> float:
-    """The threshold that parts the two sides best where they are known."""
+def _chosen(run: Run, known: Questions, topic: Topic, column: str, batch_size: int, otherwise: float) -> float:
+    """The threshold that parts the two sides best where they are known; `otherwise` in a dry run that knows no scores."""
     rows = list(_scored(run, "validate", known, topic, batch_size, len(known)))
+    if run.estimate is not None and not rows:  # the topic asks a teacher, and a dry run asks none
+        return otherwise
     sides = [_column(question, column, "", needed=True) is True for question, _ in rows]
     found = choose_threshold([score for _, score in rows], sides)
     right = round(found.accuracy * found.n)

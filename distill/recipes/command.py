@@ -206,15 +206,18 @@ def _dry_run(module: ModuleType, parser: ArgumentParser, settings: Any) -> int:
         built = parser.instantiate(settings)
         arguments = {name: value for name, value in vars(built).items() if name not in (*_OWN, *_FILTERS, "config")}
         _check_prices(run, arguments)
-        records = 0
+        records, ended = 0, ""
         try:
             for _ in module.build(run=run, **arguments):
                 records += 1
-        except DistillError:
+        except DistillError as error:
             # What a recipe says of the answers that it did not get is no mistake; one in the items of a stage is.
             if run.estimate.failed_within or not run.estimate.stages:
                 raise
+            ended = f"There may be more stages: without answers the recipe ends here ({error})"
         print(run.estimate.table())
+        if ended:
+            print(ended)
         for lines in what_servers_can(teachers_in(arguments)):
             print(lines)
         if records:

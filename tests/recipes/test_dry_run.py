@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from distill.data_recipes import idk_scope
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "teachers"))
 from chat_server import serving
 
 from distill.errors import ConfigError, RecipeError, TeacherError
 from distill.judges.teacher import TeacherJudge
+from distill.judges.topic import JudgeTopic
 from distill.recipes import Ask, Claim, Run, generate, judge
 from distill.recipes.command import run_recipe
 from distill.recipes.discover import list_recipes
@@ -170,9 +172,24 @@ def test_items_that_cannot_be_made_are_an_error_and_missing_answers_are_none(tmp
     assert run_recipe("own.py", options) == 0
     shown = capsys.readouterr().out
     assert "ask    paid          24" in shown
+    assert "There may be more stages: without answers the recipe ends here (nobody answered)" in shown
     with pytest.raises(RecipeError, match="moon has no {topic}"):
         run_recipe("own.py", [*options, "--bad", "moon"])
     assert [file.name for file in Path().iterdir() if file.suffix != ".pyc" and file.name != "__pycache__"] == ["own.py"]
+
+
+def test_a_threshold_that_is_still_to_be_chosen_hides_no_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f'{{"id": "{n}", "prompt": "Is it {n}?", "in_scope": {str(n < 2).lower()}}}\n' for n in range(4)]
+    Path("known.jsonl").write_text("".join(rows))
+    with dry() as run:
+        topic = JudgeTopic(judge=TeacherJudge(generator=Paid()))
+        list(idk_scope.build(run=run, prompts="known.jsonl", topic=topic, teacher=Paid(), validation="known.jsonl"))
+    assert [(stage.name, stage.items, stage.depends) for stage in run.estimate.stages] == [
+        ("validate", 4, False),
+        ("topic", 4, False),
+        ("answer", 0, True),
+    ]
 
 
 def test_a_budget_that_may_not_do_is_named(tmp_path, monkeypatch, capsys):
