@@ -98,6 +98,7 @@ class RayStage(Stage):
     """
 
     cluster: Cluster
+    _stopped = False  # by the budget
 
     def rows(self) -> Iterator[Row]:
         """The results, in the items' order. Memory: some batches, and 8 bytes for each id seen."""
@@ -113,8 +114,14 @@ class RayStage(Stage):
                         self._compute(batches, count)
                 finally:
                     batches.unlink(missing_ok=True)  # a killed process leaves it; the next one writes it anew
-                for item, named in _unpickled(items):
-                    outcome = self._cache.get(named) or Outcome(True, NOT_ASKED)
+                for item, named, cached in _unpickled(items):
+                    outcome = self._cache.get(named)
+                    if outcome is None and (cached or not self._stopped):
+                        raise RecipeError(
+                            f"stage {self.name!r}, item {item.id!r}: its result was kept and cannot be read back; is the disk "
+                            "well? Give the same command again: what cannot be read is done anew"
+                        )
+                    outcome = outcome or Outcome(True, NOT_ASKED)
                     if outcome.lost:
                         self._lose(item, outcome.value)
                         continue
@@ -131,7 +138,7 @@ class RayStage(Stage):
         for item in self._items:
             one = self._waiting(Item(*item), seen)
             try:
-                pickle.dump((one.item, one.digest), items)
+                pickle.dump((one.item, one.digest, one.cached), items)
             except (pickle.PicklingError, TypeError, AttributeError) as error:
                 raise RecipeError(
                     f"stage {self.name!r}, item {one.item.id!r}: what it carries cannot be written to disk ({error}), which the "
@@ -166,9 +173,6 @@ class RayStage(Stage):
             self._busy.end()
 
     def _commit(self, done: _Done) -> None:
-        if done.error is not None:
-            kind, message = done.error
-            raise (TeacherError if kind == TeacherError.__name__ else RecipeError)(message)
         kept = [
             (bytes.fromhex(named), name.encode("utf-8", "surrogatepass"), lost, text.encode("utf-8", "surrogatepass"))
             for named, name, lost, text in done.rows
@@ -177,11 +181,15 @@ class RayStage(Stage):
         before = self.spent.usage
         self._keep(kept, outcomes, done.usage)
         self._busy.start()  # _keep has read the clock
+        if done.error is not None:  # raised only now: a batch that failed has cost something too
+            kind, message = done.error
+            raise (TeacherError if kind == TeacherError.__name__ else RecipeError)(message)
         news = self.spent.usage - before
         self._progress.add(len(kept), tokens=news.completion_tokens, cost=news.cost)
 
     def _over_budget(self) -> bool:
-        return self.asked.budget.stops(self.asked.teachers)
+        self._stopped = self.asked.budget.stops(self.asked.teachers)
+        return self._stopped
 
 
 class _Done(NamedTuple):
@@ -308,7 +316,7 @@ def _line(missing: list[Waiting]) -> bytes:
     return json.dumps([[one.digest.hex(), one.item.id, one.item.value] for one in missing]).encode() + b"\n"
 
 
-def _unpickled(items: IO[bytes]) -> Iterator[tuple[Item, bytes]]:
+def _unpickled(items: IO[bytes]) -> Iterator[tuple[Item, bytes, bool]]:
     """What `_spill` has written to this process's own file."""
     while True:
         try:

@@ -15,6 +15,7 @@ import pytest
 from distill.errors import ConfigError, RecipeError, TeacherError
 from distill.judges.base import Judge, Verdict
 from distill.recipes import Ask, Claim, Run, generate, judge, ray_stage
+from distill.recipes.cache import StageCache
 from distill.recipes.command import run_recipe
 from distill.recipes.ray_stage import RayEngine
 from distill.records import Message, Prompt
@@ -188,6 +189,27 @@ def test_a_teachers_error_reaches_the_caller_and_what_came_back_before_is_kept(t
     assert len(before) == 28, "the last seven batches came first"
     rows, _ = answers(tmp_path / "run", log)
     assert len(rows) == 34 and len(sum(asked(log).values(), [])) == 40, "only what is missing"
+
+
+def test_a_batch_that_failed_has_cost_something_too(tmp_path, log, without_ray):
+    with pytest.raises(TeacherError, match="9 is too much"):
+        answers(tmp_path / "run", log, TWO, bad="9")
+    with Run(tmp_path / "run", quiet=True) as run:
+        assert run.spent.usage.requests == len(sum(asked(log).values(), [])) == 29, "28 of whole batches, and one of the failed"
+
+
+@pytest.mark.parametrize("max_cost", [None, 160.0])
+def test_a_result_that_cannot_be_read_back_is_no_row_that_was_not_asked(tmp_path, log, without_ray, monkeypatch, max_cost):
+    answers(tmp_path / "run", log, TWO)
+
+    def damaged(items):
+        monkeypatch.setattr(StageCache, "get", lambda self, named: None)
+        return unpickled(items)
+
+    unpickled = ray_stage._unpickled
+    monkeypatch.setattr(ray_stage, "_unpickled", damaged)
+    with pytest.raises(RecipeError, match="item 'q0': its result was kept and cannot be read back"):
+        answers(tmp_path / "run", log, TWO, max_cost=max_cost)
 
 
 def test_a_budget_stops_the_workers_and_a_larger_one_goes_on(tmp_path, log, without_ray):
