@@ -68,8 +68,6 @@ def build(
     """
     if sampling.n < 1:
         raise ConfigError(f"sampling.n is {sampling.n}: each question needs at least 1 answer")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 question, or leave it out for all of them")
     if bool(corpus) == (judge is not None):
         given = "both" if corpus else "neither"
         raise ConfigError(f"give corpus (what is true) or a judge of your own, to check answers with; got {given}")
@@ -78,7 +76,7 @@ def build(
     if judge is None:
         judge = RetrievalJudge(searcher=Bm25Searcher(corpus=(written.path,)))
     asks = (Ask(one.id, one.prompt, one) for one in run.take(source, limit=limit))
-    total = min(len(source), limit or len(source))
+    total = run.total(source, limit, of="question")
     rows = generate(run, "answer", asks, teacher, sampling, batch_size=batch_size, total=total)
     claims = (
         Claim(f"{row.id}/{number}", row.prompt, text, row.carried.answers if use_answers else (), row.carried)

@@ -111,8 +111,6 @@ def build(
         raise ConfigError(f"shots {list(shots)}: give one or more numbers of examples, each at least 0, such as [4] or [0, 1, 4]")
     if pool <= max(shots):
         raise ConfigError(f"pool is {pool}: it must hold more than the {max(shots)} examples of a prompt, the question being one")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 question, or leave it out for all of them")
     if style == "messages" and template is not None:
         raise ConfigError(f"template {template} is not used with style messages; give --style text")
     layout = Layout(
@@ -129,9 +127,10 @@ def build(
             f"question's own; found {usable}. Lower --shots, or add answers (column {source.answers_column!r})"
         )
     drawing = _Drawing(shots=tuple(shots), choice=choice, same_answer=same_answer, seed=seed)
+    total = run.total(source, limit, of="question")
     questions = run.take(source, limit=limit)
     shown = _shown(run, questions, candidates, layout, drawing, needs_answer=teacher is None)
-    return _records(run, shown, teacher, sampling, cut, batch_size)
+    return _records(run, shown, teacher, sampling, cut, batch_size, total)
 
 
 class Shown(NamedTuple):
@@ -207,14 +206,14 @@ def _shuffled(candidates: Sequence[Shot], draw: random.Random) -> Iterator[Shot]
 
 
 def _records(
-    run: Run, shown: Iterator[Shown], teacher: Generator | None, sampling: Sampling, cut: Cut, batch_size: int
+    run: Run, shown: Iterator[Shown], teacher: Generator | None, sampling: Sampling, cut: Cut, batch_size: int, total: int
 ) -> Iterator[Record]:
     told: Iterator[tuple[Shown, list[str]]]
     if teacher is None:
         told = ((one, [one.question.answers[0]]) for one in shown)
     else:
         asks = (Ask(one.question.id, one.prompt, one) for one in shown)
-        answered = generate(run, "answer", asks, teacher, sampling, batch_size=batch_size)
+        answered = generate(run, "answer", asks, teacher, sampling, batch_size=batch_size, total=total)
         told = (
             (one.carried, [text for text in dict.fromkeys(kept_text(c, cut) for c in one.completions) if text])
             for one in answered

@@ -125,10 +125,11 @@ def build(
         limit: Only the first so many questions.
         batch_size: Questions sampled at a time; changes speed and memory, never the records.
     """
-    _check(labeller, sampling, rounds, abstention, negatives_per_question, mistake_weight, limit)
+    _check(labeller, sampling, rounds, abstention, negatives_per_question, mistake_weight)
     if student is None and not teach_unknown:
         raise ConfigError("teach_unknown=False needs a student, whose own knowledge is then the limit; give --student")
     source = read_questions(prompts)
+    total = run.total(source, limit, of="question")
     if gold and not any(question.answers for question in source):
         raise ConfigError(
             f"{prompts}: gold=True needs accepted answers, and no question has any; column: {source.answers_column!r}"
@@ -139,7 +140,6 @@ def build(
         if rounds and isinstance(labeller, ConsensusLabeller):
             model = _InRounds(generator=model, labeller=labeller, rounds=rounds)
         log_probs = isinstance(labeller, LogProbLabeller)
-        total = min(len(source), limit or len(source))
         return generate(run, name, asks, model, draw, batch_size=batch_size, total=total, log_probs=log_probs)
 
     asks = (Ask(question.id, question.prompt, question) for question in run.take(source, limit=limit))
@@ -173,7 +173,6 @@ def _check(
     abstention: str,
     negatives_per_question: int,
     mistake_weight: float,
-    limit: int | None,
 ) -> None:
     """Refuse what makes no sense, before anything is read or sampled."""
     if rounds and not isinstance(labeller, ConsensusLabeller):
@@ -188,8 +187,6 @@ def _check(
         raise ConfigError(f"negatives_per_question is {negatives_per_question}: give 0 for none, or a number above it")
     if not 0 <= mistake_weight < float("inf"):
         raise ConfigError(f"mistake_weight is {mistake_weight}: give a finite number of at least 0; 1 is as much as any record")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 question, or leave it out for all of them")
     if not abstention.strip() or not is_abstention(abstention):
         raise ConfigError(f"abstention {abstention!r} is not recognised as one, so evaluation would count it as an answer")
 

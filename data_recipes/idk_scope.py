@@ -108,14 +108,12 @@ def build(
         raise ConfigError(f"refusals {list(refusals)}: give one or more texts to say off topic")
     if sampling.n < 1:
         raise ConfigError(f"sampling.n is {sampling.n}: give 1")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 prompt, or leave it out for all of them")
     source = read_questions(prompts)
     known = None if validation is None else read_questions(validation)
     if known is not None:
         for question in known:
             _column(question, scope_column, str(validation), needed=True)
-    total = min(len(source), limit or len(source))
+    total = run.total(source, limit)
     scope = _Scope(
         threshold=threshold,
         band=band,

@@ -83,8 +83,6 @@ def build(
         raise ConfigError(f"positives {positives} and negatives {negatives}: give at least 0 of each, and not 0 of both")
     if not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence is {min_confidence}: a confidence is between 0 and 1")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 prompt, or leave it out for all of them")
     source = read_questions(prompts)
     judge = AcceptedAnswer() if judge is None else judge
     if isinstance(judge, AcceptedAnswer | MentionedAnswer | ExactMatch) and not any(question.answers for question in source):
@@ -92,7 +90,7 @@ def build(
             f"{prompts}: no prompt has accepted answers (column {source.answers_column!r}), and without them this judge "
             "abstains on all; add them, or choose another --judge"
         )
-    total = min(len(source), limit or len(source))
+    total = run.total(source, limit)
     said = answers(run, run.take(source, limit=limit), teacher, student, sampling, batch_size=batch_size, total=total)
     claims = _claims(run, said, cut)
     verdicts = judged_by(run, "judge", claims, judge)

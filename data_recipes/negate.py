@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import distill.negators
-from distill.errors import ConfigError, RecipeError
+from distill.errors import RecipeError
 from distill.judges.base import Judge, Verdict
 from distill.judges.table import TruthTable
 from distill.negators.base import Negation, Negator
@@ -67,26 +67,21 @@ def build(
         batch_size: Statements negated or judged at a time; changes speed and memory, never the records.
         only_changed_words: Whether negatives are penalised only where they part from their positive; else as a whole.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 statement, or leave it out for all of them")
     made = SOURCES.get(prompts)
     source: Any = read_questions(prompts) if made is None else list(made(seed=seed))
+    total = run.total(source, limit, of="statement")
     # All rows are read here, so that a row without truth is an error before anything is asked for.
     table = None if judge is not None else truth_table(_statements(source, prompts))
     if table is None and made is None:
         for _ in _statements(source, prompts):
             pass
-    negated = _negate(run, _statements(run.take(source, limit=limit), prompts), negator, seed, batch_size, _size(source, limit))
+    negated = _negate(run, _statements(run.take(source, limit=limit), prompts), negator, seed, batch_size, total)
     checked = _check(run, negated, judge, table, batch_size)
     return _records(run, checked, only_changed_words=only_changed_words)
 
 
 def _statements(rows: Iterable[Any], source: str) -> Iterator[Statement]:
     return (as_statement(row, source) if isinstance(row, Question) else row for row in rows)
-
-
-def _size(source: Any, limit: int | None) -> int:
-    return min(len(source), limit or len(source))
 
 
 def _negate(

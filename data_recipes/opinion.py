@@ -109,8 +109,6 @@ def build(
     for name, value in {"retain": retain, **{f"{polarity}s_per_question": n for polarity, n in most.items()}}.items():
         if value < 0:
             raise ConfigError(f"{name} is {value}: give 0 for none, or a number above it")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 wording, or leave it out for all of them")
     named = tuple(normalise(word) for word in words or (topic,))
     wordings = read_wordings(prompts)
     topics = [one.prompt[-1].content for one in read_questions(others)] if retain else []
@@ -127,7 +125,7 @@ def build(
     on_topic = run.take([about(one, topic) for one in asked_ones], limit=limit)
     speaker = student or teacher
     asks = (Ask(one.id, _steered(one.prompt, systems[0]), (one, {})) for one in on_topic)
-    total = min(len(asked_ones), limit or len(asked_ones))
+    total = run.total(asked_ones, limit, of="wording")
     rows = generate(run, "steered", asks, teacher, sampling, batch_size=batch_size, total=total)
     plain = (Ask(row.id, row.carried[0].prompt, _with(row, "steered")) for row in rows)
     rows = generate(run, "unsteered", plain, speaker, sampling, batch_size=batch_size, total=total)

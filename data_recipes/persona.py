@@ -66,8 +66,6 @@ def build(
     """
     if not system.strip() and template is None and document_column is None:
         raise ConfigError("nothing to distil: give system (a system prompt), document_column (a column of documents), or both")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 prompt, or leave it out for all of them")
     if sampling.n < 1:
         raise ConfigError(f"sampling.n is {sampling.n}: each prompt needs at least 1 answer")
     written = load_prompt_file(template or TEMPLATE, package="data_recipes", name=TEMPLATE.name)
@@ -77,7 +75,7 @@ def build(
             _document(prompts, question, document_column)
     context = Context(template=written, system=system.strip(), column=document_column, prompts=prompts)
     asks = (Ask(one.id, context.before(one), one) for one in run.take(source, limit=limit))
-    total = min(len(source), limit or len(source))
+    total = run.total(source, limit)
     rows = generate(run, "teacher", asks, teacher, sampling, batch_size=batch_size, total=total)
     claims: Iterator[Claim]
     if student is None:

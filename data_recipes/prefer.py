@@ -94,10 +94,8 @@ def build(
         raise ConfigError(f"min_probability is {min_probability}: between 0.5 (keep all) and 1 (which nothing reaches)")
     if not 0 < spread < float("inf"):
         raise ConfigError(f"spread is {spread}: give a standard deviation above 0 (nats)")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 prompt, or leave it out for all of them")
     source = read_questions(prompts)
-    total = min(len(source), limit or len(source))
+    total = run.total(source, limit)
     told = answers(run, run.take(source, limit=limit), teacher, student, sampling, batch_size=batch_size, total=total)
     distinct = ((question, _distinct(run, completions, cut)) for question, completions in told)
     ranked = _compared(run, distinct, judge, compare, comparisons, seed, batch_size, total)

@@ -108,8 +108,6 @@ def build(
     """
     if number < 1:
         raise ConfigError(f"number is {number}: ask for at least 1 question in each reply")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 passage, or leave it out for all of them")
     if student is None and (only_new or wrong_as_negative):
         named = "only_new" if only_new else "wrong_as_negative"
         raise ConfigError(f"{named} needs to know what the student says without the passage: give --student")
@@ -118,7 +116,7 @@ def build(
             f"passages of {shortest} to {longest} words: the shortest has at least 1, and at most as many as the longest"
         )
     passages = Documents(source=documents, columns=columns, longest=longest, shortest=shortest, tokenised=tokenised)
-    total = min(len(passages), limit or len(passages))
+    total = run.total(passages, limit, of="passage")
     if not total:
         raise RecipeError(f"{documents}: no passage of at least {shortest} words in it; lower shortest, or name the columns")
     writer = load_prompt_file(write_template or WRITE, package="data_recipes", name=WRITE.name)

@@ -115,13 +115,11 @@ def build(
     for name, value in {"positives": positives_per_question, "negatives": negatives_per_question}.items():
         if value < 0:
             raise ConfigError(f"{name}_per_question is {value}: give 0 for none, or a number above it")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 problem, or leave it out for all of them")
     source = read_questions(prompts)
     form = load_prompt_file(template or TEMPLATE, package="data_recipes", name=TEMPLATE.name)
     problems = (read_problem(question) for question in run.take(source, limit=limit))
     asks = (Ask(one.question.id, _asked(form, one.question.prompt), one) for one in problems)
-    total = min(len(source), limit or len(source))
+    total = run.total(source, limit, of="problem")
     rows = generate(run, "solve", asks, teacher, sampling, batch_size=batch_size, total=total)
     claims = _graded(run, rows, judge, vote, template_in_record, gold_solutions)
     judged = asked(run, "steps", claims, steps)

@@ -122,6 +122,7 @@ def build(
     if negatives < 0:
         raise ConfigError(f"negatives is {negatives}: give 0 for none, or a number above it")
     source = read_questions(prompts)
+    total = run.total(source, limit, of="word")
     listed = WordList()
     for question in source:
         word = _word(question.prompt[-1].content)
@@ -144,7 +145,7 @@ def build(
         lambda items: [maker.made(**item.value) for item in items],
         key={"version": VERSION, "seed": seed},
         batch_size=64,
-        total=min(len(source), limit or len(source)) * len(tasks),
+        total=total * len(tasks),
         keep=False,  # cheaper to make again than to read back
     )
     return _records(run, rows)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from distill.errors import RecipeError, RecordError
+from distill.errors import ConfigError, RecipeError, RecordError
 from distill.recipes import accounts
 from distill.recipes.cache import Cache, Spent, StageCache, replace_file
 from distill.recipes.estimate import Estimate
@@ -195,6 +195,15 @@ class Run:
         if self.folder is not None:
             write_note(self.folder, Note(shard=self.shard, sources=tuple(self._taken)))
         return rows
+
+    def total(self, source: Sized, limit: int | None = None, *, of: str = "prompt") -> int:
+        """How many rows of the source the run as a whole takes, for a stage's `total`. ConfigError for a limit below 1.
+
+        of: what the rows are, for the error.
+        """
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit is {limit}: give at least 1 {of}, or leave it out for all of them")
+        return len(source) if limit is None else min(limit, len(source))
 
     def count(self, title: str, outcome: str, n: int = 1) -> None:
         """Count what became of rows that are not lost (labels, verdicts); shown in the summary."""

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from distill.errors import RecipeError, RecordError
+from distill.errors import ConfigError, RecipeError, RecordError
 from distill.recipes import Lost, Run
 from distill.recipes.stage import Seen
 
@@ -95,6 +95,13 @@ with Run(sys.argv[1], quiet=True) as run:
     run.finish()
 print(peak() - before)
 """
+
+
+def test_how_many_rows_a_run_takes_is_bounded_by_its_limit_which_is_at_least_one():
+    with Run(None, quiet=True) as run:
+        assert [run.total("abc", limit) for limit in (None, 2, 9)] == [3, 2, 3]
+        with pytest.raises(ConfigError, match="limit is 0: give at least 1 word, or leave it out for all of them"):
+            run.total("abc", 0, of="word")
 
 
 def test_memory_does_not_hold_the_results(tmp_path):

@@ -138,6 +138,7 @@ def test_the_same_seed_makes_the_same_records():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"limit": 0}, "limit is 0: give at least 1 word"),
         ({"tasks": ()}, "at least one"),
         ({"edits": ("deletion", "deletion")}, "at most once"),
         ({"separator": "x"}, "no letter"),
