@@ -129,7 +129,7 @@ def test_two_workers_of_ray_give_the_rows_accounts_and_bytes_that_one_process_gi
     here = asked(log)
     for file in log.iterdir():
         file.unlink()
-    theirs, their_accounts = answers(tmp_path / "ray", log, TWO)
+    theirs, their_accounts = answers(tmp_path / "ray", log, TWO, pause=0.1)  # long enough for the second one to start
     there = asked(log)
     assert theirs == rows
     assert without_seconds(their_accounts) == without_seconds(accounts)
@@ -177,7 +177,7 @@ def test_a_recipe_writes_the_same_shards_whatever_the_engine(tmp_path, monkeypat
 
 def test_rows_are_in_order_whatever_the_order_in_which_batches_come_back(tmp_path, log, without_ray):
     rows, accounts = answers(tmp_path / "here", log)
-    theirs, their_accounts = answers(tmp_path / "ray", log, TWO)
+    theirs, their_accounts = answers(tmp_path / "ray", log, TWO, pause=0.1)  # long enough for the second one to start
     assert theirs == rows and without_seconds(their_accounts) == without_seconds(accounts)
     assert not [file for file in (tmp_path / "ray").iterdir() if file.name.endswith(".batches")]
 
