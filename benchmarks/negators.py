@@ -9,7 +9,7 @@
 The truth of what comes out is symbolic: `FactJudge` reads a statement on a country or an element and looks its fact up, so that
 a swap that stays true is found out. Right negations of statements that the rules cannot parse are known in two ways: held-out
 verbs, of whose pairs the small model has seen none, and sentence forms whose denials are written by hand (FORMS). What it makes
-of 100 real sentences was read by eye: benchmarks/results/negators_by_hand.json.
+of 100 real statements was read by eye: benchmarks/results/negators_by_hand.jsonl.
 """
 
 from __future__ import annotations
@@ -141,12 +141,19 @@ def plain(data: Path) -> Iterator[str]:
         yield from (one for one in wiki_sentences(data / "wikitext2" / name) if 3 <= len(one.split()) <= 20)
 
 
-def drills(number: int) -> Iterator[str]:
-    """Statements of invented words around a real verb: what they say can only be copied, which is the skill to learn first."""
+def drills(number: int, sentences: Iterable[str] = ()) -> Iterator[str]:
+    """Statements whose words are invented, so that they can only be copied, which is the skill to learn first.
+
+    A third of them are about a verb of the rules or an auxiliary. The others deny an invented verb, which the rules take back
+    whatever it is: so the small model sees what the rules never parse the other way round. Of those, half stand in the given
+    sentences, in the place of a known verb.
+    """
     draw = random.Random(0)
-    verbs = sorted(set(THIRD_PERSON) | set(PAST))
+    verbs = sorted((set(THIRD_PERSON) | set(PAST)) - _HELD_OUT_FORMS)
     starts = [*"bcdfghklmnprstvw", "br", "cl", "dr", "gr", "pl", "st", "th", "tr", "sh"]
     syllables = [start + vowel + end for start in starts for vowel in "aeiou" for end in ("", "n", "r", "l", "s", "ck", "m")]
+    endings = ("", "e", "y", "ate", "ify", "ise", "sh", "ss", "ch", "ve", "t", "n", "l", "d", "ce", "se", "ge")
+    denied = [one for one in (RULES.negate((), text) for text in sentences) if one and " does not " in one[0].text]
 
     def word() -> str:
         return (
@@ -157,12 +164,28 @@ def drills(number: int) -> Iterator[str]:
         words = [word() for _ in range(draw.randint(low, high))]
         return " ".join(one.capitalize() if draw.random() < 0.4 else one for one in words)
 
+    def verb() -> str:
+        return "".join(draw.choices(syllables, k=draw.choice((1, 1, 2)))) + draw.choice(endings)
+
     for _ in range(number):
+        kind = draw.randrange(6)
+        if kind > 3 and denied:
+            text = draw.choice(denied)[0].text
+            yield re.sub(r"(?<= does not )\w+", lambda _: verb(), text, count=1)
+            continue
         subject = draw.choice(("The ", "", "A ", "His ")) + phrase(1, 3)
-        others = ("is the", "was a", "are", "is", "were", "can", "will", "has", "is called")
-        verb = draw.choice(verbs if draw.random() < 0.4 else others)
+        if kind == 2:
+            said = f"does not {verb()}"
+        elif kind == 3:
+            subject, said = (
+                draw.choice(("The ", "")) + phrase(1, 2) + "s" + draw.choice(("", " in " + phrase(1, 1))),
+                f"do not {verb()}",
+            )
+        else:
+            others = ("is the", "was a", "are", "is", "were", "can", "will", "has", "is called")
+            said = draw.choice(verbs if draw.random() < 0.4 else others)
         joint = draw.choice((" in ", " of ", " ", " from ", " the ", " on the "))
-        yield f"{subject[0].upper()}{subject[1:]} {verb} {phrase(1, 2)}{joint}{phrase(1, 2)}."
+        yield f"{subject[0].upper()}{subject[1:]} {said} {phrase(1, 2)}{joint}{phrase(1, 2)}."
 
 
 def pairs(statements: Iterable[str], *, held_out: bool = False) -> Iterator[tuple[str, str]]:
@@ -185,7 +208,7 @@ def pairs(statements: Iterable[str], *, held_out: bool = False) -> Iterator[tupl
 def prepare(
     data: Path,
     out: Path = Path("runs/negators"),
-    drilled: int = 12_000,
+    drilled: int = 24_000,
     vocab_size: int = 1024,
     layers: int = 3,
     width: int = 192,
@@ -195,7 +218,8 @@ def prepare(
 
     out.mkdir(parents=True, exist_ok=True)
     texts = out / "statements.txt"
-    found = list(pairs([*drills(drilled), *plain(data)]))
+    sentences = list(plain(data))
+    found = list(pairs([*drills(drilled, sentences), *sentences]))
     texts.write_text("\n".join(sorted({text for pair in found for text in pair})) + "\n", encoding="utf-8")
     write_records((_record(*pair) for pair in found), out / "train.jsonl")
     make(out / "random", texts, vocab_size=vocab_size, layers=layers, width=width)
@@ -233,7 +257,7 @@ class FactJudge(Judge):
         if denials:
             text = text[0].upper() + text[1:]
         for pattern, relation, affirms in self._patterns:
-            found = pattern.fullmatch(text.replace("n't ", " not ").replace("can not", "cannot"))
+            found = pattern.fullmatch(text.replace("can't", "cannot").replace("n't ", " not "))
             if found is None:
                 continue
             known = self._facts.get(found["x"].casefold(), {}).get(relation)
@@ -389,9 +413,9 @@ def measure(
         Statement(id=str(n), group=str(n), question="", text=text, is_true=True, denial=denial)
         for n, (text, denial) in enumerate(pairs(plain(data), held_out=True))
     ]
-    held = sample(held, number)
+    held = sample(held, number, seed=7)
     others = [*country_statements(seed=2, forms=FORMS), *element_statements(seed=2, forms=MORE_FORMS)]
-    beyond = sample([one for one in others if not RULES.negate((), one.text)], number)
+    beyond = sample([one for one in others if not RULES.negate((), one.text)], number, seed=7)
     jobs: dict[str, Callable[[], Row]] = {
         "prefix": lambda: measured("“It is not true that” (baseline)", "facts", PrefixNegator(), facts, by_facts(judge)),
         "rules": lambda: measured("RuleNegator", "facts", RULES, facts, by_facts(judge)),
@@ -474,27 +498,23 @@ def _distractor(teacher: Generator) -> DistractorNegator:
     return DistractorNegator(generator=teacher, sampling=Sampling(n=10, max_tokens=24))
 
 
-def by_hand(data: Path, out: Path = Path("runs/negators"), small: Path | None = None, number: int = 50) -> None:
-    """What the small model makes of real sentences that the rules refuse: to be read, and marked in the results' file.
+def by_hand(data: Path, out: Path = Path("runs/negators"), small: Path | None = None, number: int = 100) -> None:
+    """What the small model makes of real statements that the rules refuse: true-or-false questions of OpenTriviaQA.
 
-    Half are true-or-false questions of OpenTriviaQA, half sentences of WikiText's test part.
+    To be read by eye: is the truth turned round? The verdicts are kept in benchmarks/results/negators_by_hand.jsonl.
     """
     from distill.teachers.huggingface import HuggingFaceTeacher
 
     refused = [
-        question
+        (question, answer == "True")
         for question, answer, _ in trivia(data)
         if answer in ("True", "False") and 4 <= len(question.split()) <= 14 and not RULES.negate((), question)
     ]
-    wiki = [
-        one
-        for one in wiki_sentences(data / "wikitext2" / "test.txt")
-        if 4 <= len(one.split()) <= 14 and one.endswith(".") and one[0].isupper() and not RULES.negate((), one)
-    ]
-    chosen = [*random.Random(3).sample(refused, number), *random.Random(3).sample(wiki, number)]
+    chosen = random.Random(4).sample(refused, number)
     learnt = TextToTextNegator(generator=HuggingFaceTeacher(model=str(small or out / "small"), threads=1, dtype="float32"))
-    for text, several in zip(chosen, learnt.negate_many([()] * len(chosen), chosen), strict=True):
-        row = {"statement": text, "negation": several[0].text if several else None, "right": None}
+    negated = learnt.negate_many([()] * len(chosen), [text for text, _ in chosen])
+    for (text, is_true), several in zip(chosen, negated, strict=True):
+        row = {"statement": text, "is_true": is_true, "negation": several[0].text if several else None, "right": None}
         print(json.dumps(row, ensure_ascii=False))
 
 

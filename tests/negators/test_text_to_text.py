@@ -56,9 +56,12 @@ PLAIN = [
     ("The Danube traverses Bratislava.", "The Danube does not traverse Bratislava."),
     ("The Danube traverses Bratislava.", "The Danube doesn't traverse Bratislava."),
     ("He wrote Hamlet.", "He did not write Hamlet."),
-    ("He strove to win.", "He did not strive to win."),
     ("He hopped home.", "He did not hop home."),
     ("Iron has 26 protons.", "Iron does not have 26 protons."),
+    ("She carries it.", "She does not carry it."),
+    ("He focuses on it.", "He does not focus on it."),
+    ("He lies there.", "He does not lie there."),
+    ("She passes it.", "She does not pass it."),
     ("Whales inhabit oceans.", "Whales do not inhabit oceans."),
     ("Lyon is old.", "Lyon isn’t old."),
     ("Birds can fly.", "Birds cannot fly."),
@@ -95,6 +98,27 @@ def test_a_denied_verb_in_its_own_tense_is_a_plain_negation_both_ways(statement,
 )
 def test_another_word_tense_or_number_is_no_plain_negation(reply):
     assert not is_plain_negation("The Danube traverses Bratislava.", reply)
+
+
+@pytest.mark.parametrize(
+    ("statement", "reply"),
+    [
+        ("Peru occupies it.", "Peru does not occupie it."),
+        ("Lima houses it.", "Lima does not hous it."),
+        ("It did not serve.", "It servor."),
+        ("Peru does not lie there.", "Peru does lie there."),
+        ("Peru lies there.", "Peru does not ly there."),
+        ("It crosses DE 72.", "It does not crosse DE 72."),
+        ("He starred in it.", "He did not starr in it."),
+        ("Evita stars Madonna.", "Evita do not stars Madonna."),
+        ("They brought it.", "They do not brought it."),
+        ("Sharks have no bones.", "Sharks do not have no bones."),
+        ("He has never won.", "He does not have never won."),
+        ("Hyenas are only found there.", "Hyenas are not only found there."),
+    ],
+)
+def test_a_misspelt_base_an_emphatic_do_and_a_second_no_are_refused(statement, reply):
+    assert not is_plain_negation(statement, reply)
 
 
 def test_a_vanished_auxiliary_is_no_denial():
