@@ -64,7 +64,8 @@ def run_recipe(name: str, argv: Sequence[str], *, program: str = "") -> int:
     """
     module = load_recipe(name)
     program = program or f"distill recipe {name}"
-    parser = recipe_parser(module, program)
+    # Help without the shipped config: checking the class of a teacher that it names would import torch for a page of text.
+    parser = recipe_parser(module, program, shipped=not {"-h", "--help"} & set(argv))
     settings = parse(parser, with_server_classes(module.build, argv))
     if settings.dry_run:
         return _dry_run(module, parser, settings)
@@ -107,18 +108,22 @@ def main(file: str, spec: ModuleSpec | None) -> int:
         return 2
 
 
-def recipe_parser(module: ModuleType, program: str) -> ArgumentParser:
-    """A parser over `build`'s signature (all but `run`) and the options that every recipe has."""
+def recipe_parser(module: ModuleType, program: str, *, shipped: bool = True) -> ArgumentParser:
+    """A parser over `build`'s signature (all but `run`) and the options that every recipe has.
+
+    shipped: whether the recipe's own config gives the defaults, as in a run.
+    """
     import jsonargparse
 
     prepare()
-    shipped = _shipped_config(module)
+    own = _shipped_config(module)
+    summary = (module.__doc__ or "").partition("\n")[0]
     parser = jsonargparse.ArgumentParser(
         prog=program,
-        description=(module.__doc__ or "").partition("\n")[0],
+        description=summary if own is None else f"{summary} A run begins with the settings of the config recipe/{own.stem}.",
         parser_mode=PARSER_MODE,
         exit_on_error=False,
-        default_config_files=[] if shipped is None else [str(shipped)],
+        default_config_files=[str(own)] if shipped and own is not None else [],
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of these options; later ones win")
     parser.add_argument(
