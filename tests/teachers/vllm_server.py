@@ -76,25 +76,23 @@ def serving(folder: str, **settings: Any) -> Iterator[Server]:
                 server.open_now += 1
                 server.open_most = max(server.open_most, server.open_now)
                 fault = server.faults.pop(0) if server.faults else None
-            try:
-                time.sleep(server.pause)
-                if fault is not None and fault(self):
-                    return
-                if server.key is not None and self.headers.get("Authorization") != f"Bearer {server.key}":
-                    send(self, 401, {"error": {"message": f"invalid key {self.headers.get('Authorization')}"}})
-                elif self.path != "/v1/completions":
-                    send(self, 404, {"error": {"message": "no such path"}})
-                elif body["prompt_logprobs"] > server.limit:
-                    asked = body["prompt_logprobs"]
-                    message = f"Requested prompt logprobs of {asked}, which is greater than max allowed: {server.limit}"
-                    send(self, 400, {"error": {"message": message}})
-                else:
-                    with lock:
-                        found = answer(body)
-                    send(self, 200, found)
-            finally:
+            time.sleep(server.pause)
+            with lock:
+                server.open_now -= 1  # before it is answered: a client that has its answer may ask again at once
+            if fault is not None and fault(self):
+                return
+            if server.key is not None and self.headers.get("Authorization") != f"Bearer {server.key}":
+                send(self, 401, {"error": {"message": f"invalid key {self.headers.get('Authorization')}"}})
+            elif self.path != "/v1/completions":
+                send(self, 404, {"error": {"message": "no such path"}})
+            elif body["prompt_logprobs"] > server.limit:
+                asked = body["prompt_logprobs"]
+                message = f"Requested prompt logprobs of {asked}, which is greater than max allowed: {server.limit}"
+                send(self, 400, {"error": {"message": message}})
+            else:
                 with lock:
-                    server.open_now -= 1
+                    found = answer(body)
+                send(self, 200, found)
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
