@@ -262,12 +262,13 @@ def _handler(server: Server, lock: threading.Lock) -> type[BaseHTTPRequestHandle
                 server.open_now += 1
                 server.open_most = max(server.open_most, server.open_now)
                 fault = server.faults.pop(0) if server.faults else server.fails(body)
-            time.sleep(server.pause)
-            reply = _judged(server, body)
-            with lock:
-                server.open_now -= 1  # before it is answered: a client that has its answer may ask again at once
-            if fault is None or not fault(self):
-                send(self, *reply)
+            try:
+                time.sleep(server.pause)
+                if fault is None or not fault(self):
+                    send(self, *_judged(server, body))
+            finally:
+                with lock:
+                    server.open_now -= 1
             return None
 
         def known_key(self) -> bool:

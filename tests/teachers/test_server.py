@@ -73,7 +73,6 @@ def test_threads_that_ask_at_once_get_what_one_thread_gets(server: Server) -> No
 
 def test_a_server_with_one_random_state_for_everybody_is_asked_one_thing_at_a_time() -> None:
     with serving(lonely_seed=True, drops=frozenset({"n"})) as server:
-        server.pause = 0.03  # so that what is asked at once is open at once
         many = teacher(server, concurrency=8)
         assert many.capabilities().seed == "alone"
         before = server.open_most
