@@ -250,7 +250,7 @@ class Probe:
 
     async def _stop(self) -> bool:
         vowels = ["a", "e", "i", "o"]
-        reply = await self._try(_COLOURS, 16, temperature=1, stop=vowels)
+        reply = await self._try(_COLOURS, 40, temperature=1, stop=vowels)
         text = "" if reply is None else reply.choices[0].text
         # Some servers leave the stop text, or the token that holds it, at the end.
         return reply is not None and len(text) - min(text.find(vowel) % (len(text) + 1) for vowel in vowels) <= _LONG_TOKEN
