@@ -21,10 +21,11 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ from distill.records import Message, Record, Span, read_records, write_records
 TEACHER = "smollm2-135m-instruct"
 SIZES = {"train": 110, "validation": 24, "test": 30}  # records of each of the three kinds of text
 WORDS = 40  # of a response
+JITTER = 1e-6  # a four-thousandth of bfloat16's last bit: it tips some roundings and no more
 Split = Literal["validation", "test"]
 
 
@@ -145,18 +147,21 @@ class TrlGeneralizedJSD(TokenObjective):
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """objectives by name. teacher: where the signal comes from. steps: a multiple of the common number."""
+    """objectives by name. teacher: where the signal comes from. steps: a multiple of the common number. nudge: not 0 multiplies the
+    student's weights by 1 + JITTER times normal noise of this seed: how far do two runs part that differ in rounding alone?
+    """
 
     objectives: Mapping[str, Objective]
     teacher: Literal["none", "exact", "top_k", "sampled", "live"] = "exact"
     steps: float = 1.0
     shuffled: bool = False
+    nudge: int = 0
     on_policy: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _match(objective: Objective, *, share: float = 1.0, **more: Any) -> Arm:
     """The divergence alone, or with likelihood beside it."""
-    objectives = {"match": dataclasses.replace(objective, weight=share)}  # type: ignore[type-var]
+    objectives: dict[str, Objective] = {"match": dataclasses.replace(cast(Any, objective), weight=share)}
     if share < 1:
         objectives["answer"] = Likelihood(weight=1 - share)
     return Arm(objectives=objectives, **more)
@@ -168,7 +173,9 @@ ARMS: dict[str, Arm] = {
     "likelihood_same_time": Arm(objectives={"answer": Likelihood()}, teacher="none", steps=2.0),
     "trl_gkd": _match(TrlGeneralizedJSD()),
     "forward_kl": _match(ForwardKL()),
+    **{f"forward_kl_nudged_{number}": _match(ForwardKL(), nudge=number) for number in range(1, 5)},
     "forward_kl_live": _match(ForwardKL(), teacher="live"),
+    **{f"forward_kl_live_nudged_{number}": _match(ForwardKL(), teacher="live", nudge=number) for number in range(1, 3)},
     "forward_kl_top_64": _match(ForwardKL(), teacher="top_k"),
     "forward_kl_sampled": _match(ForwardKL(), teacher="sampled"),
     "forward_kl_and_likelihood": _match(ForwardKL(), share=0.7),
@@ -239,6 +246,12 @@ def _train(arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate:
         warmup_steps=4,
         weight_decay=0.0,
     )
+    if arm.nudge:
+        module.configure_model()
+        noise = torch.Generator().manual_seed(arm.nudge)
+        with torch.no_grad():
+            for weight in module.model.parameters():
+                weight.mul_(1 + JITTER * torch.randn(weight.shape, generator=noise))
     options: dict[str, Any] = {}
     if arm.on_policy:
         from distill.on_policy import OnPolicy
@@ -337,7 +350,7 @@ def table(out: Path = Path("runs/distillation"), split: Split = "validation", ag
     print("|---|---|---|---|---|---|---|---|")
     for name in sorted(found, key=list(ARMS).index):
         runs = found[name]
-        column: Callable[[str], list[float]] = lambda key, runs=runs: [one[split][key] for one in runs.values()]  # type: ignore[misc]  # noqa: E731
+        column = partial(_column, list(runs.values()), split)
         pairs = [runs[s][split]["kl"] / found[against][s][split]["kl"] - 1 for s in runs if s in found.get(against, {})]
         kinds = " / ".join(f"{np.mean(column(f'kl_{kind}')):.3f}" for kind in ("wikitext", "instruction", "gsm8k"))
         seconds = np.mean([one["seconds"] for one in runs.values()])
@@ -345,6 +358,10 @@ def table(out: Path = Path("runs/distillation"), split: Split = "validation", ag
             f"| {name} | {_pm(column('kl'))} | {_pm([100 * pair for pair in pairs], 1)} % | {_pm(column('top_1'))} | "
             f"{_pm(np.exp(column('nats')).tolist(), 2)} | {seconds:.0f} | {kinds} | {len(runs)} |"
         )
+
+
+def _column(runs: list[dict[str, Any]], split: Split, key: str) -> list[float]:
+    return [one[split][key] for one in runs]
 
 
 def _pm(values: list[float], digits: int = 3) -> str:

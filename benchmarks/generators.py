@@ -80,9 +80,8 @@ def row(
     )
 
 
-def ct2_samples(compute_type: str, prompts: Sequence[Prompt], threads: int) -> float:
+def ct2_samples(teacher: CTranslate2Teacher, prompts: Sequence[Prompt]) -> float:
     """Samples a second by CTranslate2's own sampling; see the module's docstring."""
-    teacher = CTranslate2Teacher(model=EMBEDDED, compute_type=compute_type, threads=threads)  # type: ignore[arg-type]
     generator, tokenizer, ends = teacher._loaded
     tokens = [tokenizer.convert_ids_to_tokens(list(prompt_tokens(prompt, tokenizer))) for prompt in prompts]
     settings: dict[str, Any] = {"sampling_topk": 0, "num_hypotheses": TEN.n, "include_prompt_in_result": False}
@@ -143,7 +142,7 @@ def main() -> None:
             drawn, _ = timed(lambda teacher=teacher: teacher.generate(few, TEN))
             rate = TEN.n * len(few) / drawn
         else:
-            rate = ct2_samples(teacher.compute_type, few, threads)
+            rate = ct2_samples(teacher, few)
         rows.append(Backend(**{**vars(found_row), "samples_per_second": rate}))
         print(rows[-1], flush=True)
     if chosen_options.openvino:

@@ -123,6 +123,9 @@ def _remedy(message: str, options: Sequence[str], classes: Sequence[str]) -> str
         return _closest(wrong[1], classes) or there_are
     if missing := re.search(r'key "([\w.]+)":\s+Expected .* Got value: None', message, re.DOTALL):
         return f"; it has no default: give --{missing[1]}, or a --config that sets it (`distill configs` lists the shipped ones)"
+    line = " ".join(message.split())
+    if within := re.search(r'key "([\w.]+)": .*the following arguments are required: ([\w, ]+)', line):
+        return f"; give {', '.join(f'--{within[1]}.{name}' for name in within[2].split(', '))}"
     return ""
 
 

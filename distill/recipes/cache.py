@@ -167,7 +167,7 @@ class Cache:
             try:
                 yield
                 self._database.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # Ctrl-C too: half a batch must not stand
                 if self._database.in_transaction:  # a full disk has rolled it back already
                     self._database.execute("ROLLBACK")
                 raise

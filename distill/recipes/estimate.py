@@ -145,7 +145,7 @@ class Estimate:
             while some := list(islice(source, BATCH)):
                 stage.items += len(some)
                 count(some)
-        except BaseException:
+        except BaseException:  # Ctrl-C, and a generator that is closed early, too
             self.failed_within = True
             raise
         finally:

@@ -52,7 +52,7 @@ def _as_they_are(records: Iterator[Record]) -> Generator[Record]:
 def _filtered(
     run: Run, records: Iterator[Record], seen: NearDuplicates | None, leak: Contamination | None, *, drop: bool
 ) -> Generator[Record]:
-    account: IO[str] | None = None if run.folder is None else open(run.folder / ACCOUNT, "w", encoding="utf-8")  # noqa: SIM115
+    account: IO[str] | None = None if run.folder is None else open(run.folder / ACCOUNT, "w", encoding="utf-8")  # noqa: SIM115 (closed below, when the records end)
 
     def look(items: list[Item]) -> list[Any]:
         return [_verdict(run, item.carried, seen, leak, account, drop=drop) for item in items]

@@ -101,7 +101,7 @@ class Run:
                     self._cache = Cache(self.folder / "stages")
                     refuse(self.folder, resume, holds_results=self._cache.holds_results())
                     self.budget.add(self._cache.spent().usage)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: the folder's lock must go
                 self.close()
                 raise
 

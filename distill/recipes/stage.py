@@ -118,7 +118,7 @@ class Stage:
         self._items, self._work, self._cache, self._progress = items, work, cache, progress
         self._batch_size, self._tokens, self._retry_lost, self._scratch = batch_size, tokens, retry_lost, scratch
         # Anonymous: it vanishes with the process, so an interrupted run leaves nothing to clean.
-        self._lost_lines: IO[bytes] = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+        self._lost_lines: IO[bytes] = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (goes with the stage)
         self._pool: ThreadPoolExecutor | None = None
         self._lock, self._busy = threading.Lock(), Busy()
         self._under_way: set[Future[list[Outcome]]] = set()

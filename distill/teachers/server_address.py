@@ -60,10 +60,12 @@ def check_settings(teacher: ServerTeacher) -> None:
 
 
 def check_address(base_url: str | None, api_key_env: str) -> None:
-    parts = urlsplit(base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
+    address = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"base_url {parts.path or base_url!r} is no server's address; expected something like http://localhost:8000/v1"
+            f"base_url {address.rpartition('@')[2].partition('?')[0]!r} is no server's address; expected something like "
+            "http://localhost:8000/v1"
         )
     if parts.username or parts.password or parts.query:
         raise ConfigError("base_url holds a key or password; put the key into a variable and name that by api_key_env")

@@ -125,7 +125,7 @@ def test_predict_needs_no_teacher(folder: Path) -> None:
     [
         (["LiveTeachr"], "did you mean LiveTeacher"),
         (["LiveTeacher", "--model.teacher.modle", "x"], "'modle' is not accepted; did you mean model"),
-        (["LiveTeacher"], "the following arguments are required: model"),
+        (["LiveTeacher"], "the following arguments are required: model; give --model.teacher.model$"),
         (["LiveTeacher", "--model.teacher.model", "x", "--model.teacher.dtype", "int8"], "Got value: int8"),
         (["EmaTeacher", "--model.teacher.decay", "2"], "decay is 2"),
     ],

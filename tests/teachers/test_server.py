@@ -246,7 +246,8 @@ def test_a_copy_is_a_teacher_with_a_line_of_its_own(server: Server) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"base_url": "localhost:8000"}, "no server's address"),
+        ({"base_url": "localhost:8000"}, "'localhost:8000' is no server's address"),
+        ({"base_url": "me:secret@host:8000?key=sk-live-1"}, "'host:8000' is no server's address"),
         ({"base_url": "http://me:secret@host/v1"}, "holds a key or password"),
         ({"base_url": "https://api.example.com/v1"}, "OPENAI_API_KEY is not set.*api.example.com"),
         ({"base_url": "https://api.example.com/v1", "api_key_env": "sk-live-123"}, "no name of an environment variable"),
