@@ -147,8 +147,8 @@ class TrlGeneralizedJSD(TokenObjective):
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """objectives by name. teacher: where the signal comes from. steps: a multiple of the common number. nudge: not 0 multiplies the
-    student's weights by 1 + JITTER times normal noise of this seed: how far do two runs part that differ in rounding alone?
+    """objectives by name. teacher: where the signal comes from. steps: a multiple of the common number.
+    nudge: unless 0, the seed of normal noise; the student's weights begin 1 + JITTER times it larger. How far do two runs part that differ in rounding alone?
     """
 
     objectives: Mapping[str, Objective]

@@ -124,7 +124,7 @@ def _remedy(message: str, options: Sequence[str], classes: Sequence[str]) -> str
     if missing := re.search(r'key "([\w.]+)":\s+Expected .* Got value: None', message, re.DOTALL):
         return f"; it has no default: give --{missing[1]}, or a --config that sets it (`distill configs` lists the shipped ones)"
     line = " ".join(message.split())
-    if within := re.search(r'key "([\w.]+)": .*the following arguments are required: ([\w, ]+)', line):
+    if within := re.search(r'key "([\w.]+)": .*the following arguments are required: (\w+(?:, \w+)*)', line):
         return f"; give {', '.join(f'--{within[1]}.{name}' for name in within[2].split(', '))}"
     return ""
 
