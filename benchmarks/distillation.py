@@ -148,7 +148,8 @@ class TrlGeneralizedJSD(TokenObjective):
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """objectives by name. teacher: where the signal comes from. steps: a multiple of the common number.
-    nudge: unless 0, the seed of normal noise; the student's weights begin 1 + JITTER times it larger. How far do two runs part that differ in rounding alone?
+    nudge: unless 0, the seed of normal noise; the student's weights begin 1 + JITTER times it larger. How far do two runs part
+    that differ in rounding alone?
     """
 
     objectives: Mapping[str, Objective]
