@@ -16,12 +16,13 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.distillation import TEACHER
+from benchmarks.training import quiet_trainer
 from distill.objectives import Likelihood, Objective, SpanAlignedKL, UniversalLogit
 from distill.records import read_records
 
@@ -63,10 +64,10 @@ def run(
 
 
 def _train(name: str, seed: int, out: Path, *, steps: int, batch_size: int, rate: float, teacher: str) -> dict[str, Any]:
-    from pytorch_lightning import Trainer, seed_everything
+    from pytorch_lightning import seed_everything
 
     from distill.data import RecordDataModule
-    from distill.student.module import StudentModule, best_precision
+    from distill.student.module import StudentModule
     from distill.teachers.cross import CrossTeacher
 
     seed_everything(seed, verbose=False)
@@ -82,13 +83,7 @@ def _train(name: str, seed: int, out: Path, *, steps: int, batch_size: int, rate
             warmup_steps=5,
         )
 
-    def trainer_of(**more: Any) -> Trainer:
-        quiet: dict[str, Any] = dict.fromkeys(
-            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"), False
-        )
-        return Trainer(precision=best_precision(), default_root_dir=str(out), **quiet, **more)
-
-    def data_of(*, reads: bool, test: Literal["test.jsonl", "validation.jsonl"] = "test.jsonl") -> RecordDataModule:
+    def data_of(*, reads: bool, test: str = "test.jsonl") -> RecordDataModule:
         return RecordDataModule(
             train=str(out / "train.jsonl"),
             test=str(out / test),
@@ -101,7 +96,7 @@ def _train(name: str, seed: int, out: Path, *, steps: int, batch_size: int, rate
 
     module = module_of(ARMS[name], reads=crosses)
     start = time.perf_counter()
-    trainer_of(max_steps=steps, gradient_clip_val=1.0).fit(module, datamodule=data_of(reads=crosses))
+    quiet_trainer(out, max_steps=steps, gradient_clip_val=1.0).fit(module, datamodule=data_of(reads=crosses))
     seconds = time.perf_counter() - start
     measured = module_of({"nats": Likelihood(), "span": SpanAlignedKL(weight=0.0)}, reads=True)
     measured.configure_model()
@@ -109,7 +104,7 @@ def _train(name: str, seed: int, out: Path, *, steps: int, batch_size: int, rate
     found: dict[str, Any] = {"seconds": seconds}
     for split in ("validation", "test"):
         records = list(read_records(out / f"{split}.jsonl"))
-        values = trainer_of().test(measured, datamodule=data_of(reads=True, test=f"{split}.jsonl"), verbose=False)[0]  # type: ignore[arg-type]
+        values = quiet_trainer(out).test(measured, datamodule=data_of(reads=True, test=f"{split}.jsonl"), verbose=False)[0]
         tokens = _tokens(student, records)
         bytes_ = sum(len(record.response.encode()) for record in records)
         found[split] = {"bits_per_byte": values["test/nats"] * tokens / math.log(2) / bytes_, "span": values["test/span"]}

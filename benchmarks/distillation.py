@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.training import quiet_trainer
 from distill.objectives import (
     ForwardKL,
     Likelihood,
@@ -233,10 +234,10 @@ def near(out: Path, target: Path, steps: int = 160, learning_rate: float = 1e-3,
 
 
 def _train(arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate: float, teacher: str) -> tuple[Any, float]:
-    from pytorch_lightning import Trainer, seed_everything
+    from pytorch_lightning import seed_everything
 
     from distill.data import RecordDataModule
-    from distill.student.module import StudentModule, best_precision
+    from distill.student.module import StudentModule
 
     seed_everything(seed, verbose=False)
     module = StudentModule(
@@ -272,17 +273,7 @@ def _train(arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate:
     if not count:
         module.configure_model()
         return module, 0.0
-    trainer = Trainer(
-        max_steps=count,
-        precision=best_precision(),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-        use_distributed_sampler=False,
-        default_root_dir=str(out),
-    )
+    trainer = quiet_trainer(out, max_steps=count, gradient_clip_val=1.0)
     start = time.perf_counter()
     trainer.fit(module, datamodule=data)
     return module, time.perf_counter() - start

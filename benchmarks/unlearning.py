@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.training import quiet_trainer
 from distill.records import Message, Prompt, Record, write_records
 
 SETS = {
@@ -105,11 +106,11 @@ def run(
 ) -> None:
     """Unlearn and measure, whatever has no result yet."""
     import torch
-    from pytorch_lightning import Trainer, seed_everything
+    from pytorch_lightning import seed_everything
 
     from distill.data import RecordDataModule
     from distill.objectives import Likelihood
-    from distill.student.module import StudentModule, best_precision
+    from distill.student.module import StudentModule
 
     torch.set_num_threads(1)
     for name in methods_:
@@ -135,17 +136,7 @@ def run(
                 protect_tokens=False,
                 seed=seed,
             )
-            trainer = Trainer(
-                max_steps=steps,
-                precision=best_precision(),
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                gradient_clip_val=1.0,
-                use_distributed_sampler=False,
-                default_root_dir=str(out),
-            )
+            trainer = quiet_trainer(out, max_steps=steps, gradient_clip_val=1.0)
             trainer.fit(module, datamodule=data)
             folder = out / "models" / f"{name}-{seed}"
             module.model.save_pretrained(folder)

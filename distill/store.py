@@ -9,7 +9,7 @@ import hashlib
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -77,6 +77,24 @@ class StoreBuilder:
             own=example.own,
         )
 
+    def _places(self) -> Iterator[tuple[str, int, slice]]:
+        """Of each example its group, its number, and where its tokens lie."""
+        names, start = list(self._groups), 0
+        for index, length in enumerate(self._lengths):
+            yield names[self._group_of[index]], index, slice(start, start + length)
+            start += length
+
+    def _copy(self, source: StoreBuilder, group: str, index: int, place: slice) -> None:
+        self._extend(
+            source._record_ids[index],
+            group,
+            source._tokens[place],
+            source._prompt_lengths[index],
+            source._weights[place],
+            source._negatives[place],
+            own=bool(source._own[index]),
+        )
+
     def leave_out(self, reason: str) -> None:
         """Count a record that is not trained on; `reason` completes `left out 3 record(s) ...`."""
         self._left_out[reason] += 1
@@ -85,20 +103,8 @@ class StoreBuilder:
         """Two builders: the groups that are not in `held_out`, and those that are."""
         parts = StoreBuilder(), StoreBuilder()
         parts[0]._left_out = self._left_out
-        names, start = list(self._groups), 0
-        for index, record_id in enumerate(self._record_ids):
-            end = start + self._lengths[index]
-            name = names[self._group_of[index]]
-            parts[name in held_out]._extend(
-                record_id,
-                name,
-                self._tokens[start:end],
-                self._prompt_lengths[index],
-                self._weights[start:end],
-                self._negatives[start:end],
-                own=bool(self._own[index]),
-            )
-            start = end
+        for group, index, place in self._places():
+            parts[group in held_out]._copy(self, group, index, place)
         return parts
 
     def with_own(self, own: Mapping[str, tuple[str, Sequence[Example]]], *, beside: bool) -> StoreBuilder:
@@ -107,34 +113,31 @@ class StoreBuilder:
         own: for a group here, the name of the group that takes its place (or its own) and that one's examples. beside: they join
         the group's examples rather than take their place.
         """
-        builder, names = StoreBuilder(), list(self._groups)
-        builder._groups = {own[name][0] if name in own else name: index for index, name in enumerate(names)}
-        start = 0
-        for index, record_id in enumerate(self._record_ids):
-            end, name = start + self._lengths[index], names[self._group_of[index]]
-            if beside or name not in own:
-                builder._extend(
-                    record_id,
-                    name,
-                    self._tokens[start:end],
-                    self._prompt_lengths[index],
-                    self._weights[start:end],
-                    self._negatives[start:end],
-                    own=bool(self._own[index]),
-                )
-            start = end
+        builder = StoreBuilder()
+        builder._groups = {own[name][0] if name in own else name: index for index, name in enumerate(self._groups)}
+        for group, index, place in self._places():
+            if beside or group not in own:
+                builder._copy(self, group, index, place)
         for _, examples in own.values():
             for example in examples:
                 builder.add(example)
         return builder
 
     def _extend(
-        self, record_id: str, group: str, tokens: object, prompt_length: int, weights: object, negatives: object, *, own: bool
+        self,
+        record_id: str,
+        group: str,
+        tokens: Iterable[int],
+        prompt_length: int,
+        weights: Iterable[float],
+        negatives: Iterable[int],
+        *,
+        own: bool,
     ) -> None:
         before = len(self._tokens)
-        self._tokens.extend(tokens)  # type: ignore[arg-type]
-        self._weights.extend(weights)  # type: ignore[arg-type]
-        self._negatives.extend(negatives)  # type: ignore[arg-type]
+        self._tokens.extend(tokens)
+        self._weights.extend(weights)
+        self._negatives.extend(negatives)
         self._lengths.append(len(self._tokens) - before)
         self._prompt_lengths.append(prompt_length)
         self._group_of.append(self._groups.setdefault(group, len(self._groups)))
