@@ -2,7 +2,7 @@
 
 import sys
 
-from distill.cli import main
+from distill.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())
