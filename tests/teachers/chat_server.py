@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from vllm_server import Fault, cut_off, dropped, send, slow, status, truncated
+from vllm_server import Fault, Listening, cut_off, dropped, send, slow, status, truncated
 
 __all__ = ["Fault", "Server", "another_model", "cut_off", "dropped", "fewer", "send", "serving", "slow", "status", "truncated"]
 
@@ -84,10 +84,9 @@ class Server:
     fails_batches: str = ""
     state: random.Random = field(default_factory=lambda: random.Random(0))
 
-    def start(self) -> ThreadingHTTPServer:
+    def start(self) -> Listening:
         """Listen on a free port until the returned server is shut down, or the process ends."""
-        http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, threading.Lock()))
-        http.daemon_threads = True
+        http = Listening(("127.0.0.1", 0), _handler(self, threading.Lock()))
         threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         self.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
         return http

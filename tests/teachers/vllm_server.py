@@ -94,8 +94,7 @@ def serving(folder: str, **settings: Any) -> Iterator[Server]:
                     found = answer(body)
                 send(self, 200, found)
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    http = Listening(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
@@ -105,6 +104,15 @@ def serving(folder: str, **settings: Any) -> Iterator[Server]:
         http.shutdown()
         thread.join()
         http.server_close()
+
+
+class Listening(ThreadingHTTPServer):
+    """Has room for everyone who calls at once: of the five that socketserver keeps waiting, on a busy machine one more is not
+    refused but silently dropped, and calls again after one second, then three, then seven.
+    """
+
+    daemon_threads = True
+    request_queue_size = 512
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: Any, **headers: str) -> None:
