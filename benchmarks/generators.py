@@ -106,13 +106,13 @@ def openvino(gguf: str, prompts: Sequence[Prompt], threads: int) -> tuple[float,
     return seconds, sum(len(tokenizer(text)["input_ids"]) + 1 for text in found), found
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measure all of them."""
     options = parser(__doc__, "generators")
     options.add_argument("--questions", type=int, default=240, help="(default: 240)")
     options.add_argument("--sampled", type=int, default=24, help="questions with ten samples each (default: 24)")
     options.add_argument("--openvino", metavar="GGUF", help="the model file for OpenVINO GenAI, which must be installed")
-    chosen_options = options.parse_args()
+    chosen_options = options.parse_args(args)
     import torch
 
     threads = chosen_options.threads

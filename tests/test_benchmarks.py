@@ -67,6 +67,19 @@ def test_sampling_is_compared_in_one_run(
         assert row["ours_per_second"] == pytest.approx(20_000 / row["ours_ms"])
 
 
+@pytest.mark.slow
+def test_local_teachers_are_compared_on_the_same_questions(
+    benchmark: Callable[[str], ModuleType], smollm2: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ctranslate2")
+    benchmark("generators").main(["--quick", "--out", str(tmp_path / "rows.json")])
+    rows = {row["backend"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
+    assert list(rows) == ["transformers float32", "transformers bfloat16", "CTranslate2 float32", "CTranslate2 int8"]
+    assert rows["transformers float32"]["same"] == 1 and rows["CTranslate2 float32"]["same"] >= 0.75  # but for ties
+    assert all(row["greedy_tokens_per_second"] > 0 and row["samples_per_second"] > 0 for row in rows.values())
+    assert all(row["questions"] == 8 and 0 <= row["right"] <= 1 for row in rows.values())
+
+
 def step_rows(
     benchmark: Callable[[str], ModuleType], student: Path, out: Path, *args: str
 ) -> dict[tuple[str, str], dict[str, Any]]:
