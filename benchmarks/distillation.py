@@ -203,15 +203,17 @@ def run(
     batch_size: int = 8,
     learning_rate: float = 3e-4,
     teacher: str = TEACHER,
+    precision: Literal["32-true"] | None = None,
 ) -> None:
-    """Train every arm that has no result yet, and measure it on both splits."""
+    """Train every arm that has no result yet, and measure it on both splits. precision: None is the best of this machine."""
     for name in arms:
         for seed in seeds:
             folder = out / "arms" / f"{name}-{seed}"
             if (folder / "result.json").exists():
                 continue
+            numbers = {"precision": precision} if precision else {}
             module, seconds = _train(
-                ARMS[name], seed, out, steps=steps, batch_size=batch_size, rate=learning_rate, teacher=teacher
+                ARMS[name], seed, out, steps=steps, batch_size=batch_size, rate=learning_rate, teacher=teacher, **numbers
             )
             found: dict[str, Any] = {"seconds": seconds}
             for split in ("validation", "test"):
@@ -233,7 +235,9 @@ def near(out: Path, target: Path, steps: int = 160, learning_rate: float = 1e-3,
         (target / path.name).symlink_to(path.resolve())
 
 
-def _train(arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate: float, teacher: str) -> tuple[Any, float]:
+def _train(
+    arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate: float, teacher: str, **settings: Any
+) -> tuple[Any, float]:
     from pytorch_lightning import seed_everything
 
     from distill.data import RecordDataModule
@@ -273,7 +277,7 @@ def _train(arm: Arm, seed: int, out: Path, *, steps: int, batch_size: int, rate:
     if not count:
         module.configure_model()
         return module, 0.0
-    trainer = quiet_trainer(out, max_steps=count, gradient_clip_val=1.0)
+    trainer = quiet_trainer(out, max_steps=count, gradient_clip_val=1.0, **settings)
     start = time.perf_counter()
     trainer.fit(module, datamodule=data)
     return module, time.perf_counter() - start

@@ -12,9 +12,10 @@ _OFF = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_s
 
 
 def quiet_trainer(folder: Path, **settings: Any) -> Trainer:
-    """In the best precision of this machine; the settings are the Trainer's own."""
+    """In the best precision of this machine, or that of the settings, which are the Trainer's own."""
     from pytorch_lightning import Trainer
 
     from distill.student.module import best_precision
 
-    return Trainer(precision=best_precision(), default_root_dir=str(folder), **dict.fromkeys(_OFF, False), **settings)
+    settings = {"precision": best_precision(), "default_root_dir": str(folder), **dict.fromkeys(_OFF, False), **settings}
+    return Trainer(**settings)
