@@ -13,8 +13,6 @@ Rows of benchmarks/results/step.json, written after each comparison:
 - `forward and backward, ...`: the peer is the time that the operations of our passes would take at the rate of the best large
   matrix product measured meanwhile; the ratio is the share of that limit.
 
-Ours runs in large memory pages, as `distill fit` starts itself; the peers as they start, or with --peers_large_pages as well.
-
 SmolLM2-135M-Instruct is student and, frozen, teacher; of the KL the student is every second layer of it. float32, and bfloat16
 autocast on both sides. Every way is a process of its own, on one thread, and the ways take turns step by step; times are
 medians of processor time. Losses and gradient norms are compared first; where they differ, the row's note says so.
@@ -93,7 +91,6 @@ def compare(one: Comparison, options: argparse.Namespace) -> list[Row]:
         source=options.text,
         device=options.device,
         threads=options.threads,
-        peers_large_pages=options.peers_large_pages,
     )
     ways = [Way(name, setting) for name in (OURS, *one.peers)]
     try:
@@ -195,7 +192,6 @@ def main(args: Sequence[str] | None = None) -> None:
     built.add_argument("--precision", choices=get_args(Precision), help="of the step (default: both)")
     built.add_argument("--resume", action="store_true", help="keep the rows that the file has, measure the others")
     built.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the models are (default: cpu)")
-    built.add_argument("--peers_large_pages", action="store_true", help="peers too get the memory that `distill fit` asks for")
     built.add_argument("--text", type=Path, default=default_text(), help="file that the batches are cut from")
     options = built.parse_args(args)
     report(run(options, target(options, "step")), None)

@@ -7,11 +7,10 @@ peak memory of each is its own. Times are processor time (one thread on the CPU)
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -20,7 +19,6 @@ from typing import Any, Literal, cast
 
 from benchmarks.measure import peak_memory_mb, reset_peak_memory, resident_mb
 from benchmarks.peers import PEERS, Bench, LossOf, Text
-from distill.cli.large_pages import LARGE_PAGES, VARIABLE
 
 Precision = Literal["fp32", "bf16"]
 Loss = Literal["likelihood", "unlikelihood", "KL"]
@@ -51,9 +49,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all workers of a comparison share. source: the text file that the batches are cut from. peers_large_pages: the peers
-    too get the large memory pages that `distill fit` asks for.
-    """
+    """What all workers of a comparison share. source: the text file that the batches are cut from."""
 
     cell: Cell
     precision: Precision
@@ -61,7 +57,6 @@ class Setting:
     source: Path
     device: str
     threads: int
-    peers_large_pages: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +70,15 @@ class Cost:
     peak_mb: float | None
 
 
-@contextmanager
-def _environment(tunables: str) -> Iterator[None]:
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = tunables
-    try:
-        yield
-    finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
-
-
 class Way:
     """A handle on the worker process of one way."""
 
     def __init__(self, name: str, setting: Setting) -> None:
-        large = name in (OURS, OURS_PLAIN) or setting.peers_large_pages
-        context = get_context("spawn" if large else "forkserver")
+        context = get_context("forkserver")
         context.set_forkserver_preload(list(_PRELOADED))
         self._pipe, theirs = context.Pipe()
-        # As `distill fit` starts itself; glibc reads the setting when a process begins, so this one cannot be forked.
-        with _environment(LARGE_PAGES if large else ""):
-            self._process = context.Process(target=_serve, args=(theirs, name, setting), daemon=True)
-            self._process.start()
+        self._process = context.Process(target=_serve, args=(theirs, name, setting), daemon=True)
+        self._process.start()
         theirs.close()
         self.name = name
 

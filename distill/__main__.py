@@ -2,7 +2,7 @@
 
 import sys
 
-from distill.cli import console
+from distill.cli import main
 
 if __name__ == "__main__":
-    sys.exit(console())
+    sys.exit(main())

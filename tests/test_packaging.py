@@ -93,7 +93,7 @@ def test_wheel_and_sdist_hold_configs_recipes_and_types(tmp_path: Path) -> None:
 
 def test_the_command_is_installed() -> None:
     commands = {point.name: point.value for point in metadata.entry_points(group="console_scripts")}
-    assert commands["distill"] == "distill.cli:console"
+    assert commands["distill"] == "distill.cli:main"
 
 
 def test_every_direct_dependency_has_a_tested_version(setup: configparser.ConfigParser) -> None:

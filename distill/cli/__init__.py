@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import distill
-from distill.cli.large_pages import restart_with_large_pages
 from distill.errors import ConfigError, DistillError
 
 
@@ -101,12 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"distill: error: {where}{error.strerror or error}; DISTILL_DEBUG=1 shows what was tried", file=sys.stderr)
         return 2
-
-
-def console() -> int:
-    """What the shell starts: `main`, in memory that suits training."""
-    restart_with_large_pages(sys.argv[1:])
-    return main()
 
 
 def _run(arguments: list[str]) -> int:
