@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.training import quiet_trainer
 from distill.objectives import (
@@ -254,10 +254,7 @@ def _train(
     )
     if arm.nudge:
         module.configure_model()
-        noise = torch.Generator().manual_seed(arm.nudge)
-        with torch.no_grad():
-            for weight in module.model.parameters():
-                weight.mul_(1 + JITTER * torch.randn(weight.shape, generator=noise))
+        nudge(module.model, arm.nudge)
     options: dict[str, Any] = {}
     if arm.on_policy:
         from distill.on_policy import OnPolicy
@@ -281,6 +278,14 @@ def _train(
     start = time.perf_counter()
     trainer.fit(module, datamodule=data)
     return module, time.perf_counter() - start
+
+
+def nudge(model: nn.Module, seed: int) -> None:
+    """Multiply every weight by 1 + JITTER times normal noise."""
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1 + JITTER * torch.randn(weight.shape, generator=noise))
 
 
 def _teacher(arm: Arm, out: Path, name: str) -> Any:

@@ -67,6 +67,20 @@ def test_sampling_is_compared_in_one_run(
         assert row["ours_per_second"] == pytest.approx(20_000 / row["ours_ms"])
 
 
+def test_a_nudge_moves_the_weights_by_a_millionth_and_by_its_seed(benchmark: Callable[[str], ModuleType]) -> None:
+    import torch
+
+    def nudged(seed: int) -> torch.Tensor:
+        model = torch.nn.Linear(64, 64).double()
+        torch.nn.init.constant_(model.weight, 2.0)
+        benchmark("distillation").nudge(model, seed)
+        return model.weight.detach() / 2 - 1
+
+    # In float32 the factor is 1, give or take multiples of 6e-8 and 1.2e-7: a few weights stay as they are.
+    assert nudged(1).std().item() == pytest.approx(1e-6, rel=0.05) and (nudged(1) != 0).double().mean() > 0.9
+    assert torch.equal(nudged(1), nudged(1)) and not torch.equal(nudged(1), nudged(2))
+
+
 @pytest.mark.slow
 def test_local_teachers_are_compared_on_the_same_questions(
     benchmark: Callable[[str], ModuleType], smollm2: Path, tmp_path: Path

@@ -36,7 +36,7 @@ def test_a_folder_has_one_writer_and_a_dead_one_is_no_writer(tmp_path):
 
 def test_a_closed_run_lets_the_next_one_in_also_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), Run(tmp_path):
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018 (it is there to raise)
     with Run(tmp_path):
         pass
 
