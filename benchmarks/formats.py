@@ -1,7 +1,7 @@
 """Exported rows through the code of the tools that read them: LLaMA-Factory's converter, Axolotl's strategies.
 
-    pip install --no-deps --target /tmp/tools llamafactory==0.9.5 axolotl==0.19.0 addict
-    python -m benchmarks.formats --tools /tmp/tools
+    pip install --no-deps --target tools llamafactory==0.9.5 axolotl==0.19.0 addict
+    python -m benchmarks.formats --tools tools
 
 Their packages want a torch of their own, so they are no dependency, not even of the tests: only the modules that read rows are
 imported here, without their packages' own __init__. Fails where a row is not read as meant. Time: 10 s.
